@@ -1,0 +1,58 @@
+import type { Log } from '../base/index.js';
+import type { PortForward, VmSpec } from './vm-spec.js';
+
+export const hypervisorNames = ['qemu'] as const;
+export type HypervisorName = (typeof hypervisorNames)[number];
+
+/** What a look at this host found out about one backend. */
+export interface ProbeResult {
+  readonly hypervisor: HypervisorName;
+  readonly usable: boolean;
+  /** Accelerator that will be used: `kvm`, `hvf`, `tcg`; undefined when unusable. */
+  readonly accelerator?: 'kvm' | 'hvf' | 'tcg';
+  /** Version text of the backend, e.g. `7.2.19`. */
+  readonly version?: string;
+  /** One sentence per finding, for `tshyve doctor` and error messages: why an accelerator was refused, and the fix. */
+  readonly notes: readonly string[];
+}
+
+/** One way to run virtual machines. */
+export interface Hypervisor {
+  readonly name: HypervisorName;
+  probe(options?: { signal?: AbortSignal }): Promise<ProbeResult>;
+  /** Launches a machine and resolves once its vCPUs run. @throws TshyveError `hypervisor` with the last lines the backend said */
+  launch(spec: VmSpec, options: LaunchOptions): Promise<VirtualMachine>;
+}
+
+export interface LaunchOptions {
+  /** Private folder for this machine's sockets; exists. */
+  readonly runDirectory: string;
+  readonly log: Log;
+  /** Everything the guest writes to its console, raw. */
+  readonly onConsole: (bytes: Buffer) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Why a virtual machine is no more. */
+export interface VmExit {
+  /** `shutdown`: the guest powered off; `killed`: we ended it; `crashed`: anything else. */
+  readonly reason: 'shutdown' | 'killed' | 'crashed';
+  /** A sentence for the log, with the backend's last words when it crashed. */
+  readonly detail: string;
+}
+
+/** A running virtual machine. */
+export interface VirtualMachine {
+  /** Process to be found and killed if we die, undefined for an in-process backend. */
+  readonly pid: number | undefined;
+  readonly accelerator: string;
+  readonly forwards: readonly PortForward[];
+  /** Settles when the machine is gone; never rejects. */
+  readonly exited: Promise<VmExit>;
+  /** Presses the ACPI power button; the guest may ignore it. */
+  pressPowerButton(): Promise<void>;
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  /** Ends it at once; resolves when it is gone. */
+  kill(): Promise<void>;
+}

@@ -1,0 +1,55 @@
+/** A virtual machine, said declaratively: what it has, not how a backend gives it. Mirrored by each backend. */
+export interface VmSpec {
+  readonly name: string;
+  /** RFC 4122 text form; SMBIOS UUID where the backend has one. */
+  readonly uuid: string;
+  readonly cpus: number;
+  readonly memoryMiB: number;
+  readonly boot: LinuxBoot;
+  /** In guest order: the first is vda. */
+  readonly disks: readonly DiskSpec[];
+  readonly network: NetworkSpec;
+}
+
+/** Direct kernel boot. Paths are absolute host paths. */
+export interface LinuxBoot {
+  readonly kernel: string;
+  readonly initrd: string;
+  readonly commandLine: string;
+}
+
+export interface DiskSpec {
+  /** Serial number the guest sees; letters, digits and `-`, at most 20 bytes (virtio-blk GET_ID). */
+  readonly id: string;
+  /** Absolute path of a raw image. */
+  readonly path: string;
+  readonly readOnly: boolean;
+}
+
+/** User-mode network: no privilege, the machine is reached at `hostAddress` through forwarded ports. */
+export interface NetworkSpec {
+  readonly mode: 'user';
+  /** `aa:bb:cc:dd:ee:ff` */
+  readonly mac: string;
+  /** DHCP host name the guest is told. */
+  readonly hostname: string;
+  /** The loopback address that belongs to this machine, e.g. `127.64.3.9`. */
+  readonly hostAddress: string;
+  readonly forwards: readonly PortForwardSpec[];
+}
+
+export interface PortForwardSpec {
+  /** `ssh`, `docker`, … unique within the machine. */
+  readonly name: string;
+  readonly guestPort: number;
+  /** Host ports to try in this order; 0 means "any free port" and belongs last. */
+  readonly hostPorts: readonly number[];
+}
+
+/** A forward that is in force. */
+export interface PortForward {
+  readonly name: string;
+  readonly guestPort: number;
+  readonly hostAddress: string;
+  readonly hostPort: number;
+}
