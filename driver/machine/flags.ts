@@ -1,0 +1,71 @@
+import { TshyveError } from '../base/index.js';
+import { type MachineConfig, configDefaults } from './config.js';
+import type { CreateFlag, FlagValue } from './driver.js';
+
+/** A create flag and the config key it sets. */
+interface FlagBinding {
+  readonly flag: CreateFlag;
+  readonly key: keyof MachineConfig;
+}
+
+const bindings: readonly FlagBinding[] = [
+  int('cpus', 'CPU', 'Number of virtual CPUs', 'TSHYVE_CPUS'),
+  int('memory', 'Memory', 'Memory of the machine in MB', 'TSHYVE_MEMORY'),
+  int('disk-size', 'DiskSize', 'Size of the data disk in MB; it only takes the space that is used', 'TSHYVE_DISK_SIZE'),
+  text('image-url', 'Boot2DockerURL', 'Guest image: file:// or https:// url of an ISO (default: the image of this release)', 'TSHYVE_IMAGE_URL'),
+  text('image-sha256', 'ImageSHA256', 'SHA-256 checksum that the guest image must have, in hex', 'TSHYVE_IMAGE_SHA256'),
+  text('hypervisor', 'Hypervisor', 'Hypervisor: auto or qemu', 'TSHYVE_HYPERVISOR'),
+  text('network', 'Network', 'Network mode: user', 'TSHYVE_NETWORK'),
+  text('cmdline', 'Cmdline', 'Words to append to the kernel command line', 'TSHYVE_CMDLINE'),
+  {
+    key: 'ExtraDisks',
+    flag: {
+      kind: 'strings',
+      name: 'tshyve-extra-disk',
+      usage: 'Further disk: a size in MB, or the absolute path of a raw image (may be repeated)',
+      envVar: 'TSHYVE_EXTRA_DISK',
+      value: [],
+    },
+  },
+  text('ssh-user', 'SSHUser', 'User to log in as over SSH', 'TSHYVE_SSH_USER'),
+  int('ssh-port', 'RequestedSSHPort', 'Host port of the machine\'s SSH server (0: 22 where allowed, else a free one)', 'TSHYVE_SSH_PORT'),
+  int('boot-timeout', 'BootTimeout', 'Seconds to wait for the machine to answer over SSH', 'TSHYVE_BOOT_TIMEOUT'),
+];
+
+/** The flags of `create`, in the order `--help` shows them. */
+export const createFlags: readonly CreateFlag[] = bindings.map((binding) => binding.flag);
+
+/**
+ * Writes the values of a client's create flags into a config. Flags of libmachine itself (`swarm-*`) come along in the
+ * same map; anything else in it is not ours and ignored. A missing key means the client did not know the flag.
+ * @throws TshyveError `usage` when a value has the wrong type
+ */
+export function applyFlags(config: MachineConfig, values: ReadonlyMap<string, FlagValue>): void {
+  const target = config as unknown as Record<string, FlagValue>;
+  for (const { flag, key } of bindings) {
+    const value = values.get(flag.name);
+    if (value === undefined || value === null) continue;
+    const fits =
+      flag.kind === 'strings'
+        ? Array.isArray(value)
+        : typeof value === (flag.kind === 'int' ? 'number' : flag.kind === 'bool' ? 'boolean' : 'string');
+    if (!fits) throw new TshyveError('usage', `--${flag.name} got a value of the wrong type: ${JSON.stringify(value)}.`);
+    target[key] = flag.kind === 'strings' ? [...(value as readonly string[])] : value;
+  }
+  config.SwarmMaster = values.get('swarm-master') === true;
+  config.SwarmHost = asText(values.get('swarm-host'));
+  config.SwarmDiscovery = asText(values.get('swarm-discovery'));
+  if (config.SSHUser === '') config.SSHUser = configDefaults.SSHUser;
+}
+
+function asText(value: FlagValue | undefined): string {
+  return typeof value === 'string' ? value : '';
+}
+
+function text(name: string, key: keyof MachineConfig, usage: string, envVar: string): FlagBinding {
+  return { key, flag: { kind: 'string', name: `tshyve-${name}`, usage, envVar, value: configDefaults[key] as string } };
+}
+
+function int(name: string, key: keyof MachineConfig, usage: string, envVar: string): FlagBinding {
+  return { key, flag: { kind: 'int', name: `tshyve-${name}`, usage, envVar, value: configDefaults[key] as number } };
+}

@@ -1,0 +1,93 @@
+import { readFile } from 'node:fs/promises';
+
+import { TshyveError, codeOf, fileError, writeFileAtomic } from '../base/index.js';
+
+const RECORD_VERSION = 1;
+
+/**
+ * What we know of a machine and the client need not: `tshyve.json`. It is written before anything else of a machine
+ * is made, and `complete` only once the machine has answered, so that a half-made machine can be told from a whole one
+ * although libmachine saves nothing after a failed create.
+ */
+export interface MachineRecord {
+  readonly version: typeof RECORD_VERSION;
+  readonly complete: boolean;
+  /** `aa:bb:cc:dd:ee:ff`, the seed of the machine's identity; never changes. */
+  readonly mac: string;
+  /** RFC 4122 text form */
+  readonly uuid: string;
+  /** Loopback address of the machine, see network/address. */
+  readonly hostAddress: string;
+  /** The guest's SSH host key seen at first contact, base64 of the SSH wire form. */
+  readonly hostKey?: string;
+  /** Identity of the ISO that kernel and initrd were taken from, to notice docker-machine's `upgrade`. */
+  readonly isoStamp?: string;
+  /** How the image wants to be booted. */
+  readonly boot?: { readonly commandLine: string; readonly needsIsoDisk: boolean; readonly imageVersion?: string };
+}
+
+/** @returns undefined when the machine has none */
+export async function readRecord(path: string): Promise<MachineRecord | undefined> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT' || codeOf(error) === 'ENOTDIR') return undefined;
+    throw fileError(`read ${path}`, error);
+  }
+  return parseRecord(text, path);
+}
+
+export async function writeRecord(path: string, record: MachineRecord): Promise<void> {
+  await writeFileAtomic(path, `${JSON.stringify(record, null, 2)}\n`);
+}
+
+/** @throws TshyveError `invalid-config` that names the file and what is wrong in it */
+export function parseRecord(text: string, path: string): MachineRecord {
+  const bad = (what: string, cause?: unknown) =>
+    new TshyveError(
+      'invalid-config',
+      `${path} ${what}. The disk is untouched: remove the machine, or restore the file from a backup.`,
+      { cause },
+    );
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw bad('is not valid JSON', error);
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw bad('is not a JSON object');
+  const fields = value as Record<string, unknown>;
+  if (typeof fields['version'] === 'number' && fields['version'] > RECORD_VERSION) {
+    throw bad(`was written by a newer tshyve (record version ${String(fields['version'])}); upgrade tshyve`);
+  }
+  const text_ = (key: string, pattern: RegExp): string => {
+    const field = fields[key];
+    if (typeof field !== 'string' || !pattern.test(field)) throw bad(`has no valid "${key}"`);
+    return field;
+  };
+  const optional = (key: string): string | undefined => {
+    const field = fields[key];
+    return typeof field === 'string' ? field : undefined;
+  };
+  const hostKey = optional('hostKey');
+  const isoStamp = optional('isoStamp');
+  const boot = parseBoot(fields['boot']);
+  return {
+    version: RECORD_VERSION,
+    complete: fields['complete'] === true,
+    mac: text_('mac', /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/),
+    uuid: text_('uuid', /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/),
+    hostAddress: text_('hostAddress', /^127(\.[0-9]{1,3}){3}$/),
+    ...(hostKey === undefined ? {} : { hostKey }),
+    ...(isoStamp === undefined ? {} : { isoStamp }),
+    ...(boot === undefined ? {} : { boot }),
+  };
+}
+
+function parseBoot(value: unknown): MachineRecord['boot'] {
+  if (typeof value !== 'object' || value === null) return undefined;
+  const { commandLine, needsIsoDisk, imageVersion } = value as Record<string, unknown>;
+  if (typeof commandLine !== 'string' || typeof needsIsoDisk !== 'boolean') return undefined;
+  return { commandLine, needsIsoDisk, ...(typeof imageVersion === 'string' ? { imageVersion } : {}) };
+}
