@@ -1,0 +1,1 @@
+export { type Call, RpcConnection, emptyStruct, emptyValue } from './connection.js';

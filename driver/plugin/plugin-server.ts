@@ -1,0 +1,193 @@
+import { type AddressInfo, type Server, type Socket, createServer } from 'node:net';
+
+import { type Log, TshyveError, messageOf } from '../base/index.js';
+import type { Driver, Operation } from '../machine/driver.js';
+import type { GobValue } from './gob/index.js';
+import { type Call, RpcConnection } from './netrpc/index.js';
+import { type Method, findMethod } from './service.js';
+
+/** libmachine's server ends itself when no heartbeat came for this long; clients send one every 5 s. */
+const HEARTBEAT_TIMEOUT_MS = 10_000;
+/** How long an aborted operation may clean up before the process ends anyway. */
+const CLEANUP_TIMEOUT_MS = 30_000;
+/** How long the reply to Close may take to leave. */
+const FLUSH_TIMEOUT_MS = 100;
+
+export interface PluginServerOptions {
+  readonly loadDriver: () => Promise<Driver>;
+  /** Progress; only used while a changing call runs, because stdout of other commands is read by machines. */
+  readonly info: (line: string) => void;
+  readonly debug: (line: string) => void;
+  readonly heartbeatTimeoutMs?: number;
+}
+
+/** Why the server has ended, as the exit code of the process. */
+export type ExitCode = 0 | 1 | 130;
+
+/**
+ * The libmachine plugin server: one TCP listener on loopback, one connection for its whole life (clients open exactly
+ * one; anybody else who connects is turned away, since the protocol has no authentication).
+ */
+export class PluginServer {
+  /** Settles when the process should exit; never rejects. */
+  readonly ended: Promise<ExitCode>;
+  readonly #options: PluginServerOptions;
+  readonly #server: Server;
+  readonly #abort = new AbortController();
+  readonly #end: (code: ExitCode) => void;
+  #driver: Promise<Driver> | undefined;
+  #socket: Socket | undefined;
+  /** Changing calls run one after the other; getters and heartbeats are answered meanwhile. */
+  #changes: Promise<void> = Promise.resolve();
+  #heartbeat: NodeJS.Timeout | undefined;
+  #ending = false;
+
+  constructor(options: PluginServerOptions) {
+    this.#options = options;
+    let end: (code: ExitCode) => void = () => undefined;
+    this.ended = new Promise((resolve) => {
+      end = resolve;
+    });
+    this.#end = end;
+    this.#server = createServer((socket) => {
+      this.#accept(socket);
+    });
+  }
+
+  /** @returns the address line for the client, e.g. `127.0.0.1:34567` */
+  listen(): Promise<string> {
+    return new Promise((resolve, reject) => {
+      this.#server.once('error', reject);
+      this.#server.listen({ host: '127.0.0.1', port: 0 }, () => {
+        this.#rearm();
+        resolve(`127.0.0.1:${String((this.#server.address() as AddressInfo).port)}`);
+      });
+    });
+  }
+
+  /** Begins loading the driver, so that it is there when the first call needs it. */
+  warmUp(): void {
+    this.#loadDriver().catch(() => undefined);
+  }
+
+  /** Aborts what runs, lets it clean up, then ends with this exit code. Repeated calls change nothing. */
+  shutDown(code: ExitCode, reason: string): void {
+    if (this.#ending) return;
+    this.#ending = true;
+    clearTimeout(this.#heartbeat);
+    this.#options.debug(`Ending: ${reason}`);
+    this.#abort.abort();
+    this.#server.close();
+    const limit = new Promise<void>((resolve) => {
+      setTimeout(resolve, CLEANUP_TIMEOUT_MS);
+    });
+    void Promise.race([this.#changes, limit]).then(() => {
+      this.#socket?.destroy();
+      this.#end(code);
+    });
+  }
+
+  #loadDriver(): Promise<Driver> {
+    this.#driver ??= this.#options.loadDriver();
+    return this.#driver;
+  }
+
+  #rearm(): void {
+    clearTimeout(this.#heartbeat);
+    if (this.#ending) return;
+    this.#heartbeat = setTimeout(() => {
+      this.shutDown(1, 'no heartbeat from the client');
+    }, this.#options.heartbeatTimeoutMs ?? HEARTBEAT_TIMEOUT_MS);
+  }
+
+  #accept(socket: Socket): void {
+    socket.on('error', (error) => {
+      this.#options.debug(`Connection: ${error.message}`);
+    });
+    if (this.#socket !== undefined || this.#ending) {
+      socket.destroy();
+      return;
+    }
+    this.#socket = socket;
+    socket.setNoDelay(true);
+    const connection = new RpcConnection();
+    socket.on('data', (chunk: Buffer) => {
+      this.#receive(socket, connection, chunk);
+    });
+    socket.on('close', () => {
+      if (this.#socket === socket) this.shutDown(0, 'the client closed the connection');
+    });
+  }
+
+  #receive(socket: Socket, connection: RpcConnection, chunk: Buffer): void {
+    let received: ReturnType<RpcConnection['receive']>;
+    try {
+      received = connection.receive(chunk);
+    } catch (error) {
+      this.#options.debug(`Dropping the connection: ${messageOf(error)}`);
+      socket.destroy();
+      return;
+    }
+    if (received.send !== undefined) socket.write(received.send);
+    if (connection.refused) {
+      // Not our client: leave the place to the real one.
+      this.#socket = undefined;
+      socket.end();
+      return;
+    }
+    for (const call of received.calls) this.#dispatch(socket, connection, call);
+  }
+
+  #dispatch(socket: Socket, connection: RpcConnection, call: Call): void {
+    let method: Method;
+    try {
+      method = findMethod(call.serviceMethod);
+    } catch (error) {
+      socket.write(connection.fail(call, messageOf(error)));
+      return;
+    }
+    if (call.serviceMethod.endsWith('.Heartbeat')) this.#rearm();
+    const answer = async (): Promise<void> => {
+      const outcome = await this.#run(call, method);
+      // Encoding defines types on the stream, so it must happen in the order of writing: in one step with it.
+      const bytes = encodeOutcome(connection, call, method, outcome);
+      if (method.kind === 'close') this.#close(socket, bytes);
+      else if (socket.writable) socket.write(bytes);
+    };
+    if (method.kind === 'change') this.#changes = this.#changes.then(answer);
+    else void answer();
+  }
+
+  /** Runs a call; whatever happens becomes an outcome. */
+  async #run(call: Call, method: Method): Promise<Outcome> {
+    const log: Log = {
+      debug: this.#options.debug,
+      info: method.kind === 'change' ? this.#options.info : this.#options.debug,
+    };
+    const operation: Operation = { log, signal: this.#abort.signal };
+    try {
+      const driver = await this.#loadDriver();
+      return { value: await method.run(driver, call.argument, operation) };
+    } catch (error) {
+      if (!TshyveError.is(error)) this.#options.debug(error instanceof Error ? (error.stack ?? '') : String(error));
+      return { error: messageOf(error) };
+    }
+  }
+
+  #close(socket: Socket, reply: Buffer): void {
+    this.#options.debug('Closing plugin on server side');
+    const leave = () => {
+      this.shutDown(0, 'the client asked for it');
+    };
+    setTimeout(leave, FLUSH_TIMEOUT_MS);
+    socket.end(reply, leave);
+  }
+}
+
+type Outcome = { readonly value: GobValue } | { readonly error: string };
+
+function encodeOutcome(connection: RpcConnection, call: Call, method: Method, outcome: Outcome): Buffer {
+  return 'value' in outcome
+    ? connection.reply(call, method.reply, outcome.value)
+    : connection.fail(call, outcome.error);
+}
