@@ -1,0 +1,200 @@
+#!/usr/bin/env bash
+# Builds the guest image from Debian packages. See README.md beside this file.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+out=$here/out
+force=no
+suite=bookworm
+# Every date in the image. Raise it together with VERSION.
+export SOURCE_DATE_EPOCH=1795500000
+export LC_ALL=C TZ=UTC
+
+usage() {
+	cat <<EOF
+Usage: iso/build.sh [--out DIR] [--force]
+
+Builds the guest image (amd64) into DIR (default: iso/out):
+  tshyve-amd64.iso         bootable image; holds kernel, initrd and root file system
+  tshyve-amd64.iso.sha256  its checksum
+  manifest.json            versions of everything in it
+
+Does nothing when DIR holds an image of the same inputs, unless --force is given.
+TSHYVE_DEBIAN_MIRROR names a Debian mirror other than the default one, e.g. a dated snapshot.
+
+Examples:
+  iso/build.sh
+  iso/build.sh --out /tmp/image --force
+EOF
+}
+while [ $# -gt 0 ]; do
+	case $1 in
+	--out)
+		[ $# -ge 2 ] || { echo "build.sh: --out needs a folder" >&2; exit 2; }
+		out=$2
+		shift
+		;;
+	--force) force=yes ;;
+	-h | --help)
+		usage
+		exit 0
+		;;
+	*)
+		echo "build.sh: unknown argument \"$1\"; see iso/build.sh --help" >&2
+		exit 2
+		;;
+	esac
+	shift
+done
+
+missing=()
+for tool in mmdebstrap mksquashfs xorriso grub-mkimage mformat mcopy cpio depmod modprobe gcc sha256sum; do
+	PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null || missing+=("$tool")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+	echo "build.sh: missing tools: ${missing[*]}. Install them with:" >&2
+	echo "  apt-get install --no-install-recommends $(grep -v '^#' "$here/build-packages.txt" | tr '\n' ' ')" >&2
+	exit 1
+fi
+PATH=$PATH:/usr/sbin:/sbin
+
+inputs=$(cd "$here" && find VERSION build.sh customize.sh spec init overlay -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+if [ "$force" = no ] && [ -s "$out/tshyve-amd64.iso" ] && [ "$(cat "$out/inputs" 2>/dev/null)" = "$inputs" ]; then
+	echo "The image in $out is up to date."
+	exit 0
+fi
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/tshyve-image.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+phase() {
+	[ -z "${phase_name:-}" ] || printf '  %-44s %3d s\n' "$phase_name" $((SECONDS - phase_start))
+	phase_name=${1:-}
+	phase_start=$SECONDS
+}
+list() { grep -vE '^[[:space:]]*(#|$)' "$here/spec/$1"; }
+version=$(cat "$here/VERSION")
+echo "Building the guest image $version (about a minute)"
+
+phase 'root file system from Debian packages'
+# The hook runs with the new root as $1; what it needs is handed over as files.
+mkdir "$work/hook"
+cp -dR --preserve=mode,timestamps "$here/overlay" "$work/hook/overlay"
+mkdir -p "$work/hook/overlay/usr/lib/tshyve"
+cp "$here/spec/persistent-directories.txt" "$work/hook/overlay/usr/lib/tshyve/"
+sed -i "s/@VERSION@/$version/g" "$work"/hook/overlay/usr/lib/tshyve/os-release.*
+list masked-units.txt >"$work/hook/masked"
+list enabled-units.txt >"$work/hook/enabled"
+list trim.txt >"$work/hook/trim"
+cp "$here/customize.sh" "$work/hook/customize.sh"
+mkdir "$work/hook/out"
+chmod -R go+rX "$work"
+chmod go+rwx "$work/hook/out"
+if ! mmdebstrap --quiet --variant=essential --arch=amd64 \
+	--aptopt='APT::Install-Recommends "false"' \
+	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+	--dpkgopt='path-exclude=/usr/share/locale/*' \
+	--include="$(list packages.txt | paste -sd,)" \
+	--customize-hook="$work/hook/customize.sh \"\$1\" $work/hook" \
+	"$suite" "$work/root.tar" ${TSHYVE_DEBIAN_MIRROR:+"$TSHYVE_DEBIAN_MIRROR"} >"$work/mmdebstrap.log" 2>&1; then
+	tail -n 30 "$work/mmdebstrap.log" >&2
+	echo "build.sh: mmdebstrap failed; the lines above say why" >&2
+	exit 1
+fi
+kernel_version=$(cat "$work/hook/out/kernel-version")
+
+phase 'squashfs'
+mksquashfs - "$work/root.squashfs" -tar -quiet -no-progress -comp zstd -Xcompression-level 6 -b 128K -reproducible \
+	<"$work/root.tar" >/dev/null
+
+phase 'initrd'
+initrd=$work/initrd
+mkdir -p "$initrd/modules" "$work/kernel"
+tar -xf "$work/hook/out/modules.tar" -C "$work/kernel"
+gcc -std=c17 -Os -static -Wall -Wextra -Werror -ffile-prefix-map="$here=." -Wl,--build-id=none -s \
+	-o "$initrd/init" "$here/init/init.c"
+while read -r module; do
+	modprobe -d "$work/kernel" -S "$kernel_version" --show-depends --ignore-install "$module" 2>/dev/null || true
+done < <(list initrd-modules.txt) | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
+	cp "$file" "$initrd/modules/"
+	basename "$file" >>"$initrd/modules/order"
+done
+[ -s "$initrd/modules/order" ] || { echo "build.sh: no kernel modules found for $kernel_version" >&2; exit 1; }
+archive() { (cd "$1" && find . -mindepth 1 -exec touch -hd "@$SOURCE_DATE_EPOCH" {} + && find . -mindepth 1 | sort | cpio --quiet --reproducible -R 0:0 -H newc -o); }
+archive "$initrd" >"$work/initrd.small"
+# The full initrd is the small one, then a second archive whose only file, the squashfs, starts on a page boundary so
+# that it can be mounted where it lies inside the ISO.
+header_size=$(printf 'root.squashfs' | wc -c)
+header_size=$(((110 + header_size + 1 + 3) / 4 * 4))
+small_size=$(stat -c %s "$work/initrd.small")
+padding=$(((4096 - (small_size + header_size) % 4096) % 4096))
+mkdir "$work/second"
+ln "$work/root.squashfs" "$work/second/root.squashfs"
+chmod 644 "$work/second/root.squashfs"
+{
+	cat "$work/initrd.small"
+	head -c "$padding" /dev/zero
+	archive "$work/second"
+} >"$work/initrd.full"
+
+phase 'ISO'
+tree=$work/iso
+mkdir -p "$tree/boot/grub" "$tree/EFI/BOOT"
+cp "$work/hook/out/vmlinuz" "$tree/boot/bzimage"
+mv "$work/initrd.full" "$tree/boot/initrd"
+mv "$work/initrd.small" "$tree/boot/initrd.small"
+list cmdline >"$tree/boot/cmdline"
+cat >"$tree/boot/grub/grub.cfg" <<EOF
+serial --unit=0 --speed=115200
+terminal_input serial console
+terminal_output serial console
+set timeout=0
+menuentry tshyve {
+	linux /boot/bzimage $(list cmdline)
+	initrd /boot/initrd
+}
+EOF
+docker_version=$(awk '$1 == "docker.io" { print $2 }' "$work/hook/out/packages")
+{
+	printf '{\n  "version": "%s",\n  "architecture": "amd64",\n  "kernel": "%s",\n  "docker": "%s",\n  "packages": {\n' \
+		"$version" "$kernel_version" "$docker_version"
+	awk '{ printf "%s    \"%s\": \"%s\"", (NR > 1 ? ",\n" : ""), $1, $2 }' "$work/hook/out/packages"
+	printf '\n  }\n}\n'
+} >"$tree/boot/manifest.json"
+cat >"$work/embedded.cfg" <<'EOF'
+search --no-floppy --set=root --file /boot/bzimage
+set prefix=($root)/boot/grub
+configfile /boot/grub/grub.cfg
+EOF
+modules='iso9660 part_gpt part_msdos search search_fs_file normal linux serial terminal configfile echo'
+# shellcheck disable=SC2086 # a list of words
+grub-mkimage -O i386-pc -c "$work/embedded.cfg" -p /boot/grub -o "$work/core.img" biosdisk $modules
+cat /usr/lib/grub/i386-pc/cdboot.img "$work/core.img" >"$tree/boot/grub/bios.img"
+# shellcheck disable=SC2086
+grub-mkimage -O x86_64-efi -c "$work/embedded.cfg" -p /boot/grub -o "$tree/EFI/BOOT/BOOTX64.EFI" $modules
+truncate -s 4M "$work/efi.img"
+touch -d "@$SOURCE_DATE_EPOCH" "$tree/EFI/BOOT/BOOTX64.EFI"
+mformat -i "$work/efi.img" -N 74736879 -v TSHYVE -h 64 -t 128 -s 1 ::
+mmd -i "$work/efi.img" ::/EFI ::/EFI/BOOT
+mcopy -m -i "$work/efi.img" "$tree/EFI/BOOT/BOOTX64.EFI" ::/EFI/BOOT/
+cp "$work/efi.img" "$tree/boot/grub/efi.img"
+find "$tree" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
+stamp=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M%S00)
+xorriso -as mkisofs -quiet -R -J -V "b2d-v$version" --modification-date="$stamp" \
+	--set_all_file_dates "$stamp" -uid 0 -gid 0 \
+	-b boot/grub/bios.img -no-emul-boot -boot-load-size 4 -boot-info-table \
+	--grub2-mbr /usr/lib/grub/i386-pc/boot_hybrid.img \
+	-eltorito-alt-boot -e boot/grub/efi.img -no-emul-boot \
+	-o "$work/tshyve-amd64.iso" "$tree" 2>"$work/xorriso.log" || { cat "$work/xorriso.log" >&2; exit 1; }
+
+phase 'checksum'
+sum=$(sha256sum "$work/tshyve-amd64.iso" | cut -d' ' -f1)
+rm -f "$out/inputs"
+cp "$tree/boot/manifest.json" "$out/manifest.json"
+printf '%s  tshyve-amd64.iso\n' "$sum" >"$out/tshyve-amd64.iso.sha256"
+cp "$work/tshyve-amd64.iso" "$out/.tshyve-amd64.iso.new"
+mv "$out/.tshyve-amd64.iso.new" "$out/tshyve-amd64.iso"
+echo "$inputs" >"$out/inputs"
+phase
+echo "Done in $SECONDS s: $out/tshyve-amd64.iso ($(($(stat -c %s "$out/tshyve-amd64.iso") / 1000000)) MB, kernel $kernel_version, docker $docker_version)"
