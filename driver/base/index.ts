@@ -4,4 +4,5 @@ export { type ErrorKind, TshyveError, codeOf, fileError, messageOf } from './err
 export { type FileLock, isLocked, lockFile } from './file-lock.js';
 export { type Log, noLog } from './log.js';
 export { checkSocketPath, exists, machineId, makePrivateDirectory, runRoot, tshyveHome } from './paths.js';
+export { type Manifest, type ManifestImage, packageRoot, readManifest } from './manifest.js';
 export { type RunOptions, type RunResult, run } from './run.js';

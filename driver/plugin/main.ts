@@ -43,7 +43,7 @@ export async function main(argv: readonly string[]): Promise<void> {
 
 async function answerByHand(word: string | undefined): Promise<void> {
   if (word === 'version' || word === '--version') {
-    const { readManifest } = await import('../base/manifest.js');
+    const { readManifest } = await import('../base/index.js');
     process.stdout.write(`version: v${readManifest().version}\n`);
   } else if (word === '--help' || word === '-h') {
     process.stdout.write(usage);

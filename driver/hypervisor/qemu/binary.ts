@@ -1,0 +1,46 @@
+import { access, constants, realpath } from 'node:fs/promises';
+import { delimiter, join } from 'node:path';
+
+import { TshyveError, run } from '../../base/index.js';
+
+/** Needs JSON -netdev/-device (6.0, 6.2). */
+export const minimumVersion = [6, 2] as const;
+
+const program = process.arch === 'arm64' ? 'qemu-system-aarch64' : 'qemu-system-x86_64';
+
+/** @returns the absolute path of this host's QEMU, or undefined */
+export async function findQemu(env: NodeJS.ProcessEnv = process.env): Promise<string | undefined> {
+  for (const folder of (env['PATH'] ?? '').split(delimiter)) {
+    if (folder === '') continue;
+    const path = join(folder, program);
+    try {
+      await access(path, constants.X_OK);
+      return await realpath(path);
+    } catch {
+      // Not here; the next folder may have it.
+    }
+  }
+  return undefined;
+}
+
+/** The sentence for a host without QEMU. */
+export function qemuMissing(): TshyveError {
+  const fix = process.platform === 'darwin' ? 'brew install qemu' : 'apt-get install qemu-system-x86';
+  return new TshyveError('precondition', `${program} was not found on the PATH. Install it, e.g. with "${fix}".`);
+}
+
+/** @returns e.g. `7.2.19` */
+export async function qemuVersion(path: string, signal?: AbortSignal): Promise<string> {
+  const result = await run(path, ['--version'], { timeoutMs: 10_000, ...(signal === undefined ? {} : { signal }) });
+  const version = /version (\d+\.\d+(?:\.\d+)?)/.exec(result.stdout)?.[1];
+  if (version === undefined) {
+    throw new TshyveError('hypervisor', `${path} --version does not say which version it is: ${result.stderr.slice(0, 200)}`);
+  }
+  return version;
+}
+
+/** True when `version` is at least the minimum. */
+export function isRecentEnough(version: string): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  return major > minimumVersion[0] || (major === minimumVersion[0] && minor >= minimumVersion[1]);
+}

@@ -1,0 +1,47 @@
+import { TshyveError } from '../../base/index.js';
+import type { Hypervisor, LaunchOptions, ProbeResult, VirtualMachine } from '../hypervisor.js';
+import type { VmSpec } from '../vm-spec.js';
+import type { Accelerator } from './arguments.js';
+import { findQemu, isRecentEnough, minimumVersion, qemuMissing, qemuVersion } from './binary.js';
+import { probeKvm } from './kvm-probe.js';
+import { launchQemu } from './qemu-machine.js';
+
+/** QEMU over QMP, with the best accelerator this host has. `TSHYVE_ACCEL` (kvm, hvf, tcg) overrides the choice. */
+export const qemu: Hypervisor = {
+  name: 'qemu',
+
+  async probe(options: { signal?: AbortSignal } = {}): Promise<ProbeResult> {
+    const path = await findQemu();
+    if (path === undefined) return { hypervisor: 'qemu', usable: false, notes: [qemuMissing().message] };
+    const version = await qemuVersion(path, options.signal);
+    if (!isRecentEnough(version)) {
+      const note = `QEMU ${version} is too old: ${minimumVersion.join('.')} or newer is needed. Upgrade it.`;
+      return { hypervisor: 'qemu', usable: false, version, notes: [note] };
+    }
+    const { accelerator, notes } = await chooseAccelerator(path, options.signal);
+    return { hypervisor: 'qemu', usable: true, accelerator, version, notes };
+  },
+
+  async launch(spec: VmSpec, options: LaunchOptions): Promise<VirtualMachine> {
+    const path = await findQemu();
+    if (path === undefined) throw qemuMissing();
+    const { accelerator, notes } = await chooseAccelerator(path, options.signal);
+    for (const note of notes) options.log.debug(note);
+    return launchQemu(path, accelerator, spec, options);
+  },
+};
+
+async function chooseAccelerator(
+  path: string,
+  signal?: AbortSignal,
+): Promise<{ accelerator: Accelerator; notes: string[] }> {
+  const wanted = process.env['TSHYVE_ACCEL'] ?? '';
+  if (wanted === 'kvm' || wanted === 'hvf' || wanted === 'tcg') {
+    return { accelerator: wanted, notes: [`TSHYVE_ACCEL asks for ${wanted}.`] };
+  }
+  if (wanted !== '') throw new TshyveError('usage', `TSHYVE_ACCEL is "${wanted}": give kvm, hvf or tcg.`);
+  if (process.platform === 'darwin') return { accelerator: 'hvf', notes: [] };
+  const kvm = await probeKvm(path, signal);
+  if (kvm.usable) return { accelerator: 'kvm', notes: [] };
+  return { accelerator: 'tcg', notes: [`Using slow software emulation (TCG): ${kvm.reason}.`] };
+}

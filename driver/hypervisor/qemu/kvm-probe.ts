@@ -1,0 +1,109 @@
+import { randomBytes } from 'node:crypto';
+import { access, constants, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { TshyveError, makePrivateDirectory, run, runRoot, writeFileAtomic } from '../../base/index.js';
+
+/**
+ * Some nested hosts offer /dev/kvm but emulate the guest's kernel code, at about 1.5 million instructions a second:
+ * stock kernels never finish booting there. So KVM counts only after a guest of ours has run at hardware speed.
+ */
+
+/** Two instructions each; about 2 ms of work for hardware, 2.8 s for such an emulator. */
+const LOOPS = 1 << 21;
+/** QEMU's own start takes some 100 ms of it. */
+const DEADLINE_MS = 1_000;
+/** What isa-debug-exit makes of the 0 that the payload writes. */
+const PAYLOAD_EXIT_CODE = 1;
+
+export type KvmVerdict = { readonly usable: true } | { readonly usable: false; readonly reason: string };
+
+/**
+ * Says whether QEMU can use KVM here at full speed. The costly part is remembered until the next boot of this host or
+ * a change of QEMU.
+ */
+export async function probeKvm(qemu: string, signal?: AbortSignal): Promise<KvmVerdict> {
+  try {
+    await access('/dev/kvm', constants.R_OK | constants.W_OK);
+  } catch (error) {
+    const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';
+    return {
+      usable: false,
+      reason: missing
+        ? '/dev/kvm does not exist: switch on virtualization in the firmware (or nested virtualization in the cloud)'
+        : '/dev/kvm is not accessible: add your user to the group "kvm" and log in again',
+    };
+  }
+  const cache = join(runRoot(), 'kvm-probe.json');
+  const key = await hostKey(qemu);
+  const known = await readCache(cache, key);
+  if (known !== undefined) return verdict(known);
+  const fast = await runsAtHardwareSpeed(qemu, signal);
+  await makePrivateDirectory(runRoot());
+  await writeFileAtomic(cache, JSON.stringify({ key, fast }));
+  return verdict(fast);
+}
+
+function verdict(fast: boolean): KvmVerdict {
+  return fast
+    ? { usable: true }
+    : {
+        usable: false,
+        reason: 'KVM on this host emulates the guest kernel instead of running it (nested without hardware support)',
+      };
+}
+
+/** What a verdict depends on: this boot of the host and this QEMU. */
+async function hostKey(qemu: string): Promise<string> {
+  const boot = await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => '');
+  const status = await stat(qemu);
+  return `${boot.trim()} ${qemu} ${String(status.mtimeMs)} ${String(status.size)}`;
+}
+
+async function readCache(path: string, key: string): Promise<boolean | undefined> {
+  try {
+    const cached = JSON.parse(await readFile(path, 'utf8')) as unknown;
+    if (typeof cached !== 'object' || cached === null || !('key' in cached) || !('fast' in cached)) return undefined;
+    return cached.key === key && typeof cached.fast === 'boolean' ? cached.fast : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+async function runsAtHardwareSpeed(qemu: string, signal?: AbortSignal): Promise<boolean> {
+  const folder = await mkdtemp(join(tmpdir(), `tshyve-${randomBytes(3).toString('hex')}-`));
+  try {
+    const firmware = join(folder, 'probe.bin');
+    await writeFile(firmware, payload());
+    const args = ['-nodefaults', '-no-user-config', '-display', 'none', '-machine', 'q35', '-accel', 'kvm', '-m', '16'];
+    args.push('-bios', firmware, '-device', 'isa-debug-exit,iobase=0xf4,iosize=1');
+    const options = { timeoutMs: DEADLINE_MS, ...(signal === undefined ? {} : { signal }) };
+    const result = await run(qemu, args, options);
+    return result.code === PAYLOAD_EXIT_CODE;
+  } catch (error) {
+    if (TshyveError.is(error, 'timeout')) return false;
+    throw error;
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** A 64 KiB firmware: enters protected mode, counts down, writes 0 to port 0xf4. */
+export function payload(): Buffer {
+  const image = Buffer.alloc(65_536);
+  const put = (offset: number, ...bytes: number[]) => Buffer.from(bytes).copy(image, offset);
+  // Reset vector at f000:fff0: jmp to offset 0.
+  put(0xfff0, 0xe9, 0x0d, 0x00);
+  // cli; lgdt cs:[0x40]; cr0 |= PE; jmp 8:0xf0080
+  put(0x00, 0xfa, 0x2e, 0x66, 0x0f, 0x01, 0x16, 0x40, 0x00, 0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0);
+  put(0x10, 0x66, 0xea, 0x80, 0x00, 0x0f, 0x00, 0x08, 0x00);
+  // GDT register: limit, base 0xf0048; flat code and data segments
+  put(0x40, 0x17, 0x00, 0x48, 0x00, 0x0f, 0x00);
+  image.writeBigUInt64LE(0x00cf_9a00_0000_ffffn, 0x50);
+  image.writeBigUInt64LE(0x00cf_9200_0000_ffffn, 0x58);
+  // mov ecx, LOOPS; dec ecx; jnz -3; mov al, 0; out 0xf4, al; hlt; jmp -3
+  put(0x80, 0xb9, 0, 0, 0, 0, 0x49, 0x75, 0xfd, 0xb0, 0x00, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd);
+  image.writeUInt32LE(LOOPS, 0x81);
+  return image;
+}

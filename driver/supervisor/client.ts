@@ -1,0 +1,137 @@
+import { readFile } from 'node:fs/promises';
+
+import type { ServiceError } from '@grpc/grpc-js';
+
+import { TshyveError, isLocked, sleep } from '../base/index.js';
+import type { SupervisorClient as GeneratedClient } from './generated/supervisor.js';
+import { startSupervisor } from './launch.js';
+import { supervisorPlace } from './place.js';
+import { type MachineReference, quickStatus } from './status.js';
+import type { LaunchRequest, MachineEvent } from './types.js';
+
+/** How long a supervisor may take to leave after its machine is off. */
+const LEAVE_TIMEOUT_MS = 10_000;
+
+/** A connection to the supervisor of a running machine. */
+export class SupervisorClient {
+  readonly #machine: MachineReference;
+
+  constructor(machine: MachineReference) {
+    this.#machine = machine;
+  }
+
+  /**
+   * Reports every event so far and each new one.
+   * @returns when the machine is gone, or the signal fires
+   */
+  async watch(onEvent: (event: MachineEvent) => void, signal: AbortSignal): Promise<void> {
+    const { client } = await this.#connect();
+    try {
+      await new Promise<void>((resolve) => {
+        const stream = client.watchEvents({});
+        const onAbort = () => {
+          stream.cancel();
+          resolve();
+        };
+        if (signal.aborted) onAbort();
+        signal.addEventListener('abort', onAbort, { once: true });
+        stream.on('data', (event: { name: string; argument: string; atMs: bigint }) => {
+          onEvent({ name: event.name, argument: event.argument, atMs: Number(event.atMs) });
+        });
+        // The supervisor died: the same as the machine being gone.
+        stream.on('error', () => {
+          resolve();
+        });
+        stream.on('end', () => {
+          resolve();
+        });
+      });
+    } finally {
+      client.close();
+    }
+  }
+
+  /** @returns true when the guest did not power off in time and was ended by force */
+  async stop(timeoutMs: number): Promise<boolean> {
+    const { forced } = await this.#call<{ forced: boolean }>((client, callback) => client.stop({ timeoutMs }, callback));
+    await this.#left();
+    return forced;
+  }
+
+  async kill(): Promise<void> {
+    await this.#call((client, callback) => client.kill({}, callback));
+    await this.#left();
+  }
+
+  async pause(): Promise<void> {
+    await this.#call((client, callback) => client.pause({}, callback));
+  }
+
+  async resume(): Promise<void> {
+    await this.#call((client, callback) => client.resume({}, callback));
+  }
+
+  /** Waits until the supervisor has let go of the machine folder. */
+  async #left(): Promise<void> {
+    const place = supervisorPlace(this.#machine.machineDirectory, this.#machine.id);
+    const deadline = performance.now() + LEAVE_TIMEOUT_MS;
+    while (await isLocked(place.lock)) {
+      if (performance.now() > deadline) {
+        throw new TshyveError('timeout', `The supervisor of ${place.machineDirectory} does not end; see ${place.supervisorLog}.`);
+      }
+      // It leaves 50 ms after its answer; the kernel tells nobody else when a lock is freed.
+      await sleep(10);
+    }
+  }
+
+  async #connect() {
+    const [{ credentials }, { SupervisorClient: Client }] = await Promise.all([
+      import('@grpc/grpc-js'),
+      import('./generated/supervisor.js'),
+    ]);
+    const place = supervisorPlace(this.#machine.machineDirectory, this.#machine.id);
+    return { client: new Client(`unix:${place.socket}`, credentials.createInsecure()) };
+  }
+
+  async #call<T>(
+    start: (
+      client: GeneratedClient,
+      callback: (error: ServiceError | null, response: T) => void,
+    ) => unknown,
+  ): Promise<T> {
+    const { client } = await this.#connect();
+    const { fromServiceError } = await import('./grpc-status.js');
+    try {
+      return await new Promise<T>((resolve, reject) => {
+        start(client, (error, response) => {
+          if (error === null) resolve(response);
+          else reject(fromServiceError(error));
+        });
+      });
+    } finally {
+      client.close();
+    }
+  }
+}
+
+/** @returns undefined when the machine does not run; clears what a dead supervisor left */
+export async function findSupervisor(machine: MachineReference): Promise<SupervisorClient | undefined> {
+  return (await quickStatus(machine)) === undefined ? undefined : new SupervisorClient(machine);
+}
+
+/** Launches a machine; see `startSupervisor`. */
+export async function launchSupervisor(request: LaunchRequest, signal: AbortSignal): Promise<SupervisorClient> {
+  await startSupervisor(request, signal);
+  return new SupervisorClient(request);
+}
+
+/** How the last run of a machine ended, as a sentence; undefined when nothing is known. */
+export async function lastExit(machine: MachineReference): Promise<string | undefined> {
+  const place = supervisorPlace(machine.machineDirectory, machine.id);
+  try {
+    const record = JSON.parse(await readFile(place.lastExit, 'utf8')) as { detail?: unknown };
+    return typeof record.detail === 'string' ? record.detail : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,126 @@
+import { closeSync, rmSync, writeSync } from 'node:fs';
+import { type Server, type Socket, createServer } from 'node:net';
+import { rm } from 'node:fs/promises';
+
+import { TshyveError, lockFile, makePrivateDirectory, messageOf } from '../base/index.js';
+import { supervisorPlace } from './place.js';
+import { Supervisor } from './supervisor.js';
+import type { LaunchAnswer, LaunchRequest } from './types.js';
+
+/** Where the launching client listens for our answer; it may be gone already. */
+const ANSWER_FD = 3;
+/** How long the guest may take when the host shuts down or somebody ends us politely. */
+const TERMINATION_TIMEOUT_MS = 60_000;
+/** A launch request is some kilobytes. */
+const MAX_REQUEST_BYTES = 1 << 20;
+
+const usage = `tshyve-vmm: the supervisor of one running machine
+
+It is started by tshyve and docker-machine-driver-tshyve, takes its launch request on standard input, and is not meant
+to be started by hand. "tshyve ls" shows the machines that run.
+`;
+
+/** The process behind `tshyve-vmm`: lives as long as its virtual machine. */
+export async function main(argv: readonly string[]): Promise<void> {
+  if (argv[0] !== '--launch') {
+    (argv[0] === '--help' || argv[0] === '-h' ? process.stdout : process.stderr).write(usage);
+    process.exitCode = argv[0] === '--help' || argv[0] === '-h' ? 0 : 2;
+    return;
+  }
+  process.title = 'tshyve-vmm';
+  process.on('SIGHUP', () => undefined);
+  let answered = false;
+  const answer = (text: LaunchAnswer) => {
+    if (answered) return;
+    answered = true;
+    try {
+      writeSync(ANSWER_FD, `${JSON.stringify(text)}\n`);
+      closeSync(ANSWER_FD);
+    } catch {
+      // The client did not live to hear it. The machine runs all the same.
+    }
+  };
+  try {
+    await supervise(await readRequest(), answer);
+  } catch (error) {
+    log(`launch failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+    answer({ error: { kind: TshyveError.is(error) ? error.kind : 'internal', message: messageOf(error) } });
+    process.exit(1);
+  }
+}
+
+async function supervise(request: LaunchRequest, answer: (text: LaunchAnswer) => void): Promise<void> {
+  const place = supervisorPlace(request.machineDirectory, request.id);
+  // Never released: the kernel does that when this process ends, however it ends.
+  await lockFile(place.lock);
+  await makePrivateDirectory(place.runDirectory);
+  await rm(place.socket, { force: true });
+  const supervisor = new Supervisor(request, place, log);
+  const leave = (code: number) => {
+    rmSync(place.runDirectory, { recursive: true, force: true });
+    process.exit(code);
+  };
+  // A connection that arrives before gRPC is loaded waits here.
+  let serve: ((socket: Socket) => void) | undefined;
+  const waiting: Socket[] = [];
+  const listener = createServer((socket) => {
+    socket.on('error', () => undefined);
+    if (serve === undefined) waiting.push(socket);
+    else serve(socket);
+  });
+  await listen(listener, place.socket);
+  let gone = false;
+  supervisor.once('gone', () => {
+    gone = true;
+    // Answers under way (a Stop, the last event) still have to leave.
+    setTimeout(() => {
+      leave(0);
+    }, 50);
+  });
+  process.on('SIGTERM', () => {
+    supervisor.stop(TERMINATION_TIMEOUT_MS).catch((error: unknown) => {
+      log(`stop: ${messageOf(error)}`);
+      if (!gone) leave(1);
+    });
+  });
+  try {
+    const [{ serveSupervisor }] = await Promise.all([import('./grpc-server.js'), supervisor.launch()]);
+    serve = serveSupervisor(supervisor);
+    for (const socket of waiting) serve(socket);
+  } catch (error) {
+    rmSync(place.runDirectory, { recursive: true, force: true });
+    throw error;
+  }
+  answer({ ready: true });
+}
+
+function listen(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const before = process.umask(0o177);
+    server.once('error', reject);
+    server.listen(path, () => {
+      process.umask(before);
+      resolve();
+    });
+  });
+}
+
+async function readRequest(): Promise<LaunchRequest> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of process.stdin) {
+    chunks.push(chunk as Buffer);
+    size += (chunk as Buffer).length;
+    if (size > MAX_REQUEST_BYTES) throw new TshyveError('protocol', 'The launch request is too long.');
+  }
+  try {
+    // Written by our own client a moment ago; a cut-off text (client killed) does not parse.
+    return JSON.parse(Buffer.concat(chunks).toString('utf8')) as LaunchRequest;
+  } catch (error) {
+    throw new TshyveError('protocol', 'The launch request is incomplete: its sender is gone.', { cause: error });
+  }
+}
+
+function log(line: string): void {
+  process.stderr.write(`${new Date().toISOString()} ${line}\n`);
+}

@@ -1,0 +1,91 @@
+import { readFile, rm } from 'node:fs/promises';
+import { connect } from 'node:net';
+
+import { type FileLock, TshyveError, codeOf, exists, lockFile } from '../base/index.js';
+import { type SupervisorPlace, supervisorPlace } from './place.js';
+import type { SupervisorStatus } from './types.js';
+
+/** A machine as its clients name it. */
+export interface MachineReference {
+  readonly machineDirectory: string;
+  readonly id: string;
+}
+
+const unknownStart: SupervisorStatus = {
+  state: 'starting',
+  hostAddress: '',
+  forwards: [],
+  hypervisor: '',
+  accelerator: '',
+  supervisorPid: 0,
+  vmPid: 0,
+  startedAtMs: 0,
+  events: [],
+};
+
+/**
+ * What runs for a machine, without loading gRPC: a living supervisor accepts connections and keeps its status file
+ * true. Leftovers of one that died are cleared away.
+ * @returns undefined when nothing runs
+ */
+export async function quickStatus(machine: MachineReference): Promise<SupervisorStatus | undefined> {
+  const place = supervisorPlace(machine.machineDirectory, machine.id);
+  if (await accepts(place.socket)) {
+    const status = await readStatus(place.statusFile);
+    if (status !== undefined) return status;
+  }
+  if (!(await exists(place.lock))) return undefined;
+  let lock: FileLock;
+  try {
+    lock = await lockFile(place.lock);
+  } catch (error) {
+    if (TshyveError.is(error, 'busy')) return (await readStatus(place.statusFile)) ?? unknownStart;
+    // Removed a moment ago, by somebody who ended the machine for good.
+    if (!(await exists(place.machineDirectory))) return undefined;
+    throw error;
+  }
+  try {
+    await healLeftovers(place);
+  } finally {
+    await lock.release();
+  }
+  return undefined;
+}
+
+/** Clears what a dead supervisor left: on hosts without pdeathsig the hypervisor may have survived it. */
+async function healLeftovers(place: SupervisorPlace): Promise<void> {
+  const status = await readStatus(place.statusFile);
+  if (status !== undefined && status.vmPid > 0 && (await isHypervisorOf(status.vmPid, place))) {
+    process.kill(status.vmPid, 'SIGKILL');
+  }
+  await rm(place.runDirectory, { recursive: true, force: true });
+}
+
+/** A pid may have been given to another process since: only one that talks through our run folder is ours. */
+async function isHypervisorOf(pid: number, place: SupervisorPlace): Promise<boolean> {
+  const commandLine = await readFile(`/proc/${String(pid)}/cmdline`, 'utf8').catch(() => '');
+  return commandLine.includes(place.runDirectory);
+}
+
+function accepts(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => {
+      resolve(false);
+    });
+  });
+}
+
+async function readStatus(path: string): Promise<SupervisorStatus | undefined> {
+  try {
+    // Written by our own supervisor, atomically, in a folder nobody else can enter.
+    return JSON.parse(await readFile(path, 'utf8')) as SupervisorStatus;
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT' || error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,152 @@
+import { EventEmitter } from 'node:events';
+
+import { TshyveError, sleep, writeFileAtomic } from '../base/index.js';
+import { type VirtualMachine, type VmExit, selectHypervisor } from '../hypervisor/index.js';
+import { ConsoleEvents } from './console-events.js';
+import type { SupervisorPlace } from './place.js';
+import { RotatingLog } from './rotating-log.js';
+import type { LaunchRequest, MachineEvent, SupervisorState, SupervisorStatus } from './types.js';
+
+/** A press that comes before the guest listens is lost, so it is repeated. */
+const POWER_BUTTON_INTERVAL_MS = 3_000;
+/** A guest can print milestones without end; a boot has about ten. */
+const MAX_EVENTS = 64;
+
+/**
+ * Owns one running virtual machine: its state, its console, its events, its end. Emits `event` for each new event and
+ * `gone` when the machine is no more. Knows nothing of gRPC.
+ */
+export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmExit] }> {
+  readonly #request: LaunchRequest;
+  readonly #place: SupervisorPlace;
+  readonly #log: (line: string) => void;
+  readonly #console: RotatingLog;
+  readonly #launchedAt = performance.now();
+  readonly #startedAtMs = Date.now();
+  #state: SupervisorState = 'starting';
+  #events: MachineEvent[] = [];
+  #vm: VirtualMachine | undefined;
+  #exit: VmExit | undefined;
+  #writing: Promise<void> = Promise.resolve();
+
+  constructor(request: LaunchRequest, place: SupervisorPlace, log: (line: string) => void) {
+    super();
+    this.setMaxListeners(0);
+    this.#request = request;
+    this.#place = place;
+    this.#log = log;
+    this.#console = new RotatingLog(place.consoleLog);
+  }
+
+  status(): SupervisorStatus {
+    return {
+      state: this.#state,
+      hostAddress: this.#request.spec.network.hostAddress,
+      forwards: this.#vm?.forwards ?? [],
+      hypervisor: this.#request.hypervisor,
+      accelerator: this.#vm?.accelerator ?? '',
+      supervisorPid: process.pid,
+      vmPid: this.#vm?.pid ?? 0,
+      startedAtMs: this.#startedAtMs,
+      events: this.#events,
+    };
+  }
+
+  /** Launches the machine; resolves when the guest runs. */
+  async launch(): Promise<void> {
+    await this.#publish();
+    const parser = new ConsoleEvents((name, argument) => {
+      this.#record(name, argument);
+    });
+    const hypervisor = await selectHypervisor(this.#request.hypervisor);
+    const vm = await hypervisor.launch(this.#request.spec, {
+      runDirectory: this.#place.runDirectory,
+      log: { info: this.#log, debug: this.#log },
+      onConsole: (bytes) => {
+        this.#console.write(bytes);
+        parser.push(bytes);
+      },
+    });
+    this.#vm = vm;
+    this.#state = 'running';
+    this.#record('launched', vm.accelerator);
+    await this.#publish();
+    void vm.exited.then((exit) => this.#ended(exit));
+  }
+
+  /** @returns true when the guest had to be ended by force */
+  async stop(timeoutMs: number): Promise<boolean> {
+    const vm = this.#running();
+    this.#state = 'stopping';
+    await this.#publish();
+    const deadline = performance.now() + timeoutMs;
+    let pause = true;
+    while (this.#exit === undefined && performance.now() < deadline) {
+      if (pause) await vm.resume().catch(() => undefined);
+      pause = false;
+      await vm.pressPowerButton().catch(() => undefined);
+      const wait = Math.max(0, Math.min(POWER_BUTTON_INTERVAL_MS, deadline - performance.now()));
+      await Promise.race([vm.exited, sleep(wait)]);
+    }
+    if (this.#exit !== undefined) return false;
+    this.#log(`The guest did not power off within ${String(timeoutMs)} ms; ending it.`);
+    await vm.kill();
+    return true;
+  }
+
+  async kill(): Promise<void> {
+    this.#state = 'stopping';
+    await this.#running().kill();
+  }
+
+  async pause(): Promise<void> {
+    await this.#running().pause();
+    this.#state = 'paused';
+    await this.#publish();
+  }
+
+  async resume(): Promise<void> {
+    await this.#running().resume();
+    this.#state = 'running';
+    await this.#publish();
+  }
+
+  #running(): VirtualMachine {
+    if (this.#vm === undefined || this.#exit !== undefined) {
+      throw new TshyveError('not-running', 'The machine is not running.');
+    }
+    return this.#vm;
+  }
+
+  #record(name: string, argument: string): void {
+    // A guest that restarts by itself begins its milestones anew.
+    if (name === 'init') this.#events = this.#events.filter((event) => event.name === 'launched');
+    if (this.#events.length >= MAX_EVENTS) return;
+    const event = { name, argument, atMs: Math.round(performance.now() - this.#launchedAt) };
+    this.#events.push(event);
+    this.#log(`event ${name} ${argument} after ${String(event.atMs)} ms`);
+    this.emit('event', event);
+    void this.#publish();
+  }
+
+  async #ended(exit: VmExit): Promise<void> {
+    this.#record('exited', exit.reason);
+    this.#exit = exit;
+    this.#log(exit.detail);
+    const record = { ...exit, at: new Date().toISOString() };
+    await writeFileAtomic(this.#place.lastExit, `${JSON.stringify(record)}\n`).catch(() => undefined);
+    await this.#writing;
+    this.#console.close();
+    this.emit('gone', exit);
+  }
+
+  /** Writes the status file; one write at a time, in order. */
+  #publish(): Promise<void> {
+    this.#writing = this.#writing.then(() =>
+      writeFileAtomic(this.#place.statusFile, JSON.stringify(this.status())).catch((error: unknown) => {
+        this.#log(`status file: ${String(error)}`);
+      }),
+    );
+    return this.#writing;
+  }
+}
