@@ -1,0 +1,47 @@
+import { type ErrorKind, type Log, TshyveError, messageOf, tshyveHome } from '../base/index.js';
+import { MachineStore, type Operation } from '../machine/index.js';
+
+/** Exit codes, documented in `tshyve --help`. */
+const exitCodes: Partial<Record<ErrorKind, number>> = {
+  usage: 2,
+  'not-found': 3,
+  'already-exists': 4,
+  'not-running': 5,
+  busy: 6,
+  precondition: 7,
+  'no-space': 8,
+  timeout: 9,
+  cancelled: 130,
+};
+
+/** What every sub-command gets. */
+export interface Context {
+  readonly store: MachineStore;
+  readonly operation: Operation;
+}
+
+/** Opens the store and makes Ctrl-C end the running operation cleanly; a second one ends the process. */
+export function makeContext(options: { storagePath?: string | undefined; debug?: boolean | undefined }): Context {
+  const abort = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(signal, () => {
+      if (abort.signal.aborted) process.exit(130);
+      process.stderr.write('\nCleaning up (again to quit at once)…\n');
+      abort.abort();
+    });
+  }
+  const log: Log = {
+    info: (line) => process.stderr.write(`${line}\n`),
+    debug: (line) => {
+      if (options.debug === true) process.stderr.write(`debug: ${line}\n`);
+    },
+  };
+  return { store: new MachineStore(options.storagePath ?? tshyveHome()), operation: { log, signal: abort.signal } };
+}
+
+/** Shows an error and ends with its exit code. */
+export function fail(error: unknown, debug: boolean): never {
+  process.stderr.write(`tshyve: ${messageOf(error)}\n`);
+  if ((debug || !TshyveError.is(error)) && error instanceof Error) process.stderr.write(`${error.stack ?? ''}\n`);
+  process.exit(TshyveError.is(error) ? (exitCodes[error.kind] ?? 1) : 1);
+}

@@ -1,0 +1,11 @@
+export {
+  type ClientCertificates,
+  certificatePaths,
+  ensureClientCertificates,
+  issueServerCertificate,
+} from './certificates.js';
+export { type KeyPair, createKeyPair } from './key-pair.js';
+export { provisionDocker, waitForDocker } from './provision.js';
+export { diskSeed } from './seed.js';
+export { shellQuote } from './shell.js';
+export { type GuestAddress, type GuestSession, contactGuest } from './ssh-session.js';

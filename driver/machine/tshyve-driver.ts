@@ -1,0 +1,406 @@
+import { mkdir, readFile, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import { TshyveError, exists, machineId, makePrivateDirectory, tshyveHome, writeFileAtomic } from '../base/index.js';
+import { type GuestSession, contactGuest, createKeyPair, diskSeed } from '../guest/index.js';
+import { type PortForward, type VmSpec, selectHypervisor } from '../hypervisor/index.js';
+import { copyImage, extractBootFiles, imageStamp, parseImageSource, requireSourceFile, resolveImage } from '../image/index.js';
+import { claimAddress, dockerPorts, macFor, releaseAddress, sshPorts, uuidFor } from '../network/index.js';
+import {
+  type MachineReference,
+  type SupervisorClient,
+  findSupervisor,
+  lastExit,
+  launchSupervisor,
+  quickStatus,
+} from '../supervisor/index.js';
+import { type StoredConfig, configDefaults, mergeConfig, renderConfig } from './config.js';
+import { checkRawImage, createDisk } from './disk.js';
+import type { CreateFlag, Driver, FlagValue, MachineState, Operation } from './driver.js';
+import { applyFlags, createFlags } from './flags.js';
+import { type MachineLayout, isClientFile, machineLayout } from './layout.js';
+import { exclusively } from './operation-lock.js';
+import { type MachineRecord, readRecord, writeRecord } from './record.js';
+import { requireValid } from './validate.js';
+
+/** How long a guest may take to power off before it is ended by force. */
+const STOP_TIMEOUT_MS = 60_000;
+const CONSOLE_TAIL_LINES = 8;
+
+/** Clients recognise this text, so it must be exactly this. */
+const notRunning = () => new TshyveError('not-running', 'Host is not running');
+
+/** The machine driver: a machine is a folder, a running machine is a supervisor; this class brings both together. */
+export class TshyveDriver implements Driver {
+  readonly driverName = 'tshyve';
+  #stored: StoredConfig;
+
+  constructor(machineName: string, storePath: string) {
+    this.#stored = {
+      config: { ...configDefaults, MachineName: machineName, StorePath: storePath },
+      unknown: new Map(),
+      problems: [],
+    };
+  }
+
+  get machineName(): string {
+    return this.#config.MachineName;
+  }
+
+  get #config() {
+    return this.#stored.config;
+  }
+
+  get #layout(): MachineLayout {
+    return machineLayout(this.#config.StorePath, this.#config.MachineName);
+  }
+
+  get #reference(): MachineReference {
+    return {
+      machineDirectory: this.#layout.directory,
+      id: machineId(this.#config.StorePath, this.#config.MachineName),
+    };
+  }
+
+  setConfigRaw(json: string): void {
+    this.#stored = mergeConfig(this.#stored, json);
+  }
+
+  getConfigRaw(): string {
+    return renderConfig(this.#stored);
+  }
+
+  createFlags(): readonly CreateFlag[] {
+    return createFlags;
+  }
+
+  setConfigFromFlags(values: ReadonlyMap<string, FlagValue>): void {
+    applyFlags(this.#config, values);
+  }
+
+  async preCreateCheck(operation: Operation): Promise<void> {
+    const config = this.#config;
+    requireValid(config, this.#stored.problems);
+    const source = parseImageSource(config.Boot2DockerURL, config.ImageSHA256);
+    const hypervisor = await selectHypervisor(config.Hypervisor);
+    const [probe] = await Promise.all([
+      hypervisor.probe({ signal: operation.signal }),
+      requireSourceFile(source),
+      ...config.ExtraDisks.filter((disk) => disk.startsWith('/')).map(checkRawImage),
+    ]);
+    if (!probe.usable) throw new TshyveError('precondition', probe.notes.join(' '));
+    for (const note of probe.notes) operation.log.info(note);
+  }
+
+  async create(operation: Operation): Promise<void> {
+    requireValid(this.#config, this.#stored.problems);
+    const existed = await exists(this.#layout.directory);
+    try {
+      await exclusively(this.#layout, operation.signal, async () => {
+        const record = await readRecord(this.#layout.record).catch(() => undefined);
+        if (record?.complete !== true) await this.#createFresh(operation);
+        else await this.#startExisting(operation);
+      });
+    } catch (error) {
+      // A folder that the client has made is the client's to delete.
+      if (!existed) await rm(this.#layout.directory, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  async start(operation: Operation): Promise<void> {
+    await this.#requireMachine();
+    await exclusively(this.#layout, operation.signal, () => this.#startExisting(operation));
+  }
+
+  async stop(operation: Operation): Promise<void> {
+    await this.#requireMachine();
+    await exclusively(this.#layout, operation.signal, () => this.#stopRunning(operation));
+  }
+
+  async restart(operation: Operation): Promise<void> {
+    await this.#requireMachine();
+    await exclusively(this.#layout, operation.signal, async () => {
+      await this.#stopRunning(operation);
+      await this.#startExisting(operation);
+    });
+  }
+
+  async kill(operation: Operation): Promise<void> {
+    await this.#requireMachine();
+    await exclusively(this.#layout, operation.signal, async () => {
+      await (await findSupervisor(this.#reference))?.kill();
+    });
+  }
+
+  async remove(operation: Operation): Promise<void> {
+    const layout = this.#layout;
+    if (await exists(layout.directory)) {
+      await exclusively(layout, operation.signal, async () => {
+        await (await findSupervisor(this.#reference))?.kill();
+        await this.#deleteFiles();
+      });
+    }
+    await releaseAddress(layout.directory);
+  }
+
+  async upgrade(operation: Operation): Promise<void> {
+    const record = await this.#requireMachine();
+    await exclusively(this.#layout, operation.signal, async () => {
+      const image = await this.#localImage(operation);
+      const running = (await quickStatus(this.#reference)) !== undefined;
+      if (running) await this.#stopRunning(operation);
+      operation.log.info('Installing the guest image');
+      await copyImage(image.path, this.#layout.iso);
+      await writeRecord(this.#layout.record, withoutStamp(record));
+      if (running) await this.#startExisting(operation);
+    });
+  }
+
+  async getState(): Promise<MachineState> {
+    if (!(await exists(this.#layout.record))) return 'none';
+    const status = await quickStatus(this.#reference);
+    return status?.state ?? 'stopped';
+  }
+
+  async getURL(): Promise<string> {
+    const { hostAddress, hostPort } = await this.#forward('docker');
+    return `tcp://${hostAddress}:${String(hostPort)}`;
+  }
+
+  async getIP(): Promise<string> {
+    return (await this.#forward('ssh')).hostAddress;
+  }
+
+  getIPv6(): Promise<string> {
+    return Promise.reject(new TshyveError('precondition', 'IPv6 address is not set'));
+  }
+
+  getSSHHostname(): Promise<string> {
+    return this.getIP();
+  }
+
+  async getSSHPort(): Promise<number> {
+    const status = await quickStatus(this.#reference);
+    const forward = status?.forwards.find((candidate) => candidate.name === 'ssh');
+    return forward?.hostPort ?? (this.#config.SSHPort > 0 ? this.#config.SSHPort : 22);
+  }
+
+  getSSHKeyPath(): string {
+    return this.#config.SSHKeyPath === '' ? this.#layout.privateKey : this.#config.SSHKeyPath;
+  }
+
+  getSSHUsername(): string {
+    return this.#config.SSHUser;
+  }
+
+  /** Opens an SSH session to the running machine, its host key checked. */
+  async openSession(operation: Operation): Promise<GuestSession> {
+    await this.#forward('ssh');
+    return this.#contact(operation, 10_000);
+  }
+
+  /** @throws TshyveError `not-running` */
+  async #forward(name: string): Promise<PortForward> {
+    const status = await quickStatus(this.#reference);
+    const usable = status !== undefined && status.state !== 'stopping';
+    const forward = usable ? status.forwards.find((candidate) => candidate.name === name) : undefined;
+    if (forward === undefined) throw notRunning();
+    return forward;
+  }
+
+  async #requireMachine(): Promise<MachineRecord> {
+    const record = await readRecord(this.#layout.record);
+    if (record === undefined) {
+      throw new TshyveError('not-found', `Machine "${this.machineName}" not found: ${this.#layout.record} does not exist.`);
+    }
+    return record;
+  }
+
+  /** Makes a machine from nothing, or from what a killed attempt has left. Leaves nothing when it fails. */
+  async #createFresh(operation: Operation): Promise<void> {
+    const { log } = operation;
+    const config = this.#config;
+    const layout = this.#layout;
+    await (await findSupervisor(this.#reference))?.kill();
+    await this.#deleteFiles();
+    try {
+      const hostAddress = await claimAddress(layout.directory);
+      const identity = { mac: macFor(config.StorePath, config.MachineName), uuid: uuidFor(config.StorePath, config.MachineName) };
+      const record: MachineRecord = { version: 1, complete: false, ...identity, hostAddress };
+      await writeRecord(layout.record, record);
+      log.info('Preparing disk, keys and guest image');
+      const keys = createKeyPair(config.MachineName);
+      const image = await this.#localImage(operation);
+      await Promise.all([
+        writeFileAtomic(layout.privateKey, keys.privateKey),
+        writeFileAtomic(layout.publicKey, keys.publicKey, 0o644),
+        createDisk(layout.dataDisk, config.DiskSize, diskSeed(keys.publicKey)),
+        ...config.ExtraDisks.flatMap((disk, index) =>
+          disk.startsWith('/') ? [] : [createDisk(layout.extraDisk(index), Number(disk))],
+        ),
+        copyImage(image.path, layout.iso),
+      ]);
+      config.Boot2DockerURL = image.fileUrl;
+      config.SSHKeyPath = layout.privateKey;
+      await this.#startExisting(operation);
+    } catch (error) {
+      await (await findSupervisor(this.#reference).catch(() => undefined))?.kill().catch(() => undefined);
+      await this.#deleteFiles();
+      await releaseAddress(layout.directory);
+      throw error;
+    }
+  }
+
+  /** Boots the machine unless it runs, and waits for SSH. */
+  async #startExisting(operation: Operation): Promise<void> {
+    const { log, signal } = operation;
+    requireValid(this.#config, this.#stored.problems);
+    const record = await this.#installBootFiles(await this.#requireMachine(), signal);
+    let supervisor = await findSupervisor(this.#reference);
+    if (supervisor === undefined) {
+      log.info('Starting the virtual machine');
+      const spec = await this.#spec(record);
+      supervisor = await launchSupervisor({ ...this.#reference, hypervisor: this.#config.Hypervisor, spec }, signal);
+    } else if ((await this.getState()) === 'paused') await supervisor.resume();
+    log.info('Waiting for SSH');
+    const session = await this.#awaitGuest(supervisor, operation);
+    session.close();
+    const status = await quickStatus(this.#reference);
+    this.#config.IPAddress = record.hostAddress;
+    this.#config.SSHPort = status?.forwards.find((forward) => forward.name === 'ssh')?.hostPort ?? 0;
+    await writeRecord(this.#layout.record, { ...record, complete: true, hostKey: session.hostKey });
+  }
+
+  /** Reaches the guest over SSH; a machine that dies on the way ends the wait at once. */
+  async #awaitGuest(supervisor: SupervisorClient, operation: Operation): Promise<GuestSession> {
+    const over = new AbortController();
+    const hurry = new AbortController();
+    const dead = new AbortController();
+    const watching = supervisor
+      .watch((event) => {
+        operation.log.debug(`event ${event.name} ${event.argument} after ${String(event.atMs)} ms`);
+        if (event.name === 'ssh') hurry.abort();
+      }, over.signal)
+      .then(() => {
+        if (!over.signal.aborted) dead.abort();
+      });
+    try {
+      const signal = AbortSignal.any([operation.signal, dead.signal]);
+      return await this.#contact({ ...operation, signal }, this.#config.BootTimeout * 1000, hurry.signal);
+    } catch (error) {
+      if (operation.signal.aborted) throw error;
+      const reason = dead.signal.aborted ? ((await lastExit(this.#reference)) ?? 'The virtual machine ended.') : undefined;
+      if (reason === undefined && !TshyveError.is(error, 'timeout')) throw error;
+      const kind = reason === undefined ? 'timeout' : 'hypervisor';
+      const message = reason ?? (error as Error).message;
+      throw new TshyveError(kind, `${message} ${await this.#consoleTail()}`.trim(), { cause: error });
+    } finally {
+      over.abort();
+      await watching;
+    }
+  }
+
+  async #contact(operation: Operation, timeoutMs: number, hurry?: AbortSignal): Promise<GuestSession> {
+    const record = await this.#requireMachine();
+    const address = {
+      host: record.hostAddress,
+      port: await this.getSSHPort(),
+      username: this.#config.SSHUser,
+      privateKey: await readFile(this.getSSHKeyPath(), 'utf8'),
+      hostKey: record.hostKey,
+    };
+    const options = { timeoutMs, signal: operation.signal, ...(hurry === undefined ? {} : { hurry }) };
+    return contactGuest(address, options);
+  }
+
+  async #consoleTail(): Promise<string> {
+    const text = await readFile(this.#layout.consoleLog, 'latin1').catch(() => '');
+    // eslint-disable-next-line no-control-regex -- a guest's console may send terminal commands
+    const lines = text.replace(/[^\x20-\x7e\n]/g, '').split('\n').filter((line) => line.trim() !== '');
+    const tail = lines.slice(-CONSOLE_TAIL_LINES).join(' | ').slice(-1000);
+    return tail === '' ? 'The guest wrote nothing to its console.' : `The guest's last console lines: ${tail}`;
+  }
+
+  async #stopRunning(operation: Operation): Promise<void> {
+    const supervisor = await findSupervisor(this.#reference);
+    if (supervisor === undefined) return;
+    operation.log.info('Shutting the guest down');
+    if (await supervisor.stop(STOP_TIMEOUT_MS)) {
+      operation.log.info(`The guest did not power off within ${String(STOP_TIMEOUT_MS / 1000)} s and was ended by force`);
+    }
+  }
+
+  /** Takes kernel and initrd out of the machine's ISO when it is new, or was replaced by docker-machine's upgrade. */
+  async #installBootFiles(record: MachineRecord, signal: AbortSignal): Promise<MachineRecord> {
+    const layout = this.#layout;
+    if (!(await exists(layout.iso))) {
+      throw new TshyveError(
+        'image',
+        `The machine's image ${layout.iso} is missing. "docker-machine upgrade" (or "tshyve upgrade") installs it again.`,
+      );
+    }
+    const isoStamp = await imageStamp(layout.iso);
+    const present = (await exists(layout.kernel)) && (await exists(layout.initrd));
+    if (present && record.boot !== undefined && record.isoStamp === isoStamp) return record;
+    const { commandLine, needsIsoDisk, volumeId } = await extractBootFiles(layout.iso, layout.kernel, layout.initrd, signal);
+    const updated = { ...record, isoStamp, boot: { commandLine, needsIsoDisk, imageVersion: volumeId } };
+    await writeRecord(layout.record, updated);
+    return updated;
+  }
+
+  async #spec(record: MachineRecord): Promise<VmSpec> {
+    const config = this.#config;
+    const layout = this.#layout;
+    const words = [record.boot?.commandLine ?? '', `tshyve.hostname=${config.MachineName}`, config.Cmdline];
+    const extra = config.ExtraDisks.map((disk, index) => ({
+      id: `extra-${String(index)}`,
+      path: disk.startsWith('/') ? disk : layout.extraDisk(index),
+      readOnly: false,
+    }));
+    const ports = config.RequestedSSHPort > 0 ? [config.RequestedSSHPort] : await sshPorts();
+    return {
+      name: config.MachineName,
+      uuid: record.uuid,
+      cpus: config.CPU,
+      memoryMiB: config.Memory,
+      boot: { kernel: layout.kernel, initrd: layout.initrd, commandLine: words.filter((word) => word !== '').join(' ') },
+      disks: [
+        { id: 'data', path: layout.dataDisk, readOnly: false },
+        ...extra,
+        ...(record.boot?.needsIsoDisk === true ? [{ id: 'image', path: layout.iso, readOnly: true }] : []),
+      ],
+      network: {
+        mode: 'user',
+        mac: record.mac,
+        hostname: config.MachineName,
+        hostAddress: record.hostAddress,
+        forwards: [
+          { name: 'ssh', guestPort: 22, hostPorts: ports },
+          { name: 'docker', guestPort: 2376, hostPorts: dockerPorts },
+        ],
+      },
+    };
+  }
+
+  async #localImage(operation: Operation) {
+    const source = parseImageSource(this.#config.Boot2DockerURL, this.#config.ImageSHA256);
+    await requireSourceFile(source);
+    return resolveImage(source, join(tshyveHome(), 'cache', 'images'), operation);
+  }
+
+  /** Deletes all that is ours in the machine folder. */
+  async #deleteFiles(): Promise<void> {
+    const directory = this.#layout.directory;
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await makePrivateDirectory(directory);
+    const names = (await readdir(directory)).filter((name) => !isClientFile(name));
+    await Promise.all(names.map((name) => rm(join(directory, name), { recursive: true, force: true })));
+  }
+}
+
+/** A record that makes the next start look at the ISO again. */
+function withoutStamp(record: MachineRecord): MachineRecord {
+  const { isoStamp: _, ...rest } = record;
+  return rest;
+}
