@@ -20,6 +20,7 @@ cp "$root/tmp/kernel/boot/vmlinuz-$version" "$hook/out/vmlinuz"
 tar -C "$root/usr" --sort=name -cf "$hook/out/modules.tar" "lib/modules/$version"
 rm -rf "$root/tmp/kernel"
 echo "$version" >"$hook/out/kernel-version"
+# shellcheck disable=SC2016 # the braces are dpkg-query's
 chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort >"$hook/out/packages"
 echo "linux-image-cloud-amd64 $version" >>"$hook/out/packages"
 

@@ -82,5 +82,6 @@ for (const program of ['tshyve', 'docker-machine-driver-tshyve', 'tshyve-vmm']) 
   chmodSync(path, 0o755);
 }
 writeFileSync(join(dist, 'meta.json'), JSON.stringify(inputs, null, 1));
-for (const [name, bytes] of sizes.sort((a, b) => b[1] - a[1]).slice(0, 6)) console.log(`${String(Math.ceil(bytes / 1024)).padStart(6)} KiB  ${name}`);
+for (const [name, bytes] of sizes.sort((a, b) => b[1] - a[1]).slice(0, 6))
+  console.log(`${String(Math.ceil(bytes / 1024)).padStart(6)} KiB  ${name}`);
 console.log(`Built ${sizes.length} chunks in ${((performance.now() - started) / 1000).toFixed(1)} s`);

@@ -29,7 +29,8 @@ let stale = false;
 for (const folder of folders) {
   const work = mkdtempSync(join(tmpdir(), 'tshyve-proto-'));
   try {
-    for (const file of readdirSync(folder).filter((name) => name.endsWith('.proto'))) cpSync(join(folder, file), join(work, file));
+    for (const file of readdirSync(folder).filter((name) => name.endsWith('.proto')))
+      cpSync(join(folder, file), join(work, file));
     writeFileSync(join(work, 'buf.yaml'), 'version: v2\nmodules:\n  - path: .\n');
     const plugin = join(root, 'node_modules', '.bin', 'protoc-gen-ts_proto');
     writeFileSync(

@@ -25,7 +25,10 @@ export function packageRoot(): string {
     if (existsSync(join(folder, 'plugin-manifest.json'))) return folder;
     const parent = dirname(folder);
     if (parent === folder) {
-      throw new TshyveError('internal', 'plugin-manifest.json is missing from this installation. Install tshyve again.');
+      throw new TshyveError(
+        'internal',
+        'plugin-manifest.json is missing from this installation. Install tshyve again.',
+      );
     }
     folder = parent;
   }

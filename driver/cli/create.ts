@@ -17,7 +17,11 @@ export async function create(context: Context, name: string, flags: ReadonlyMap<
     const [certificates] = await Promise.all([ensureClientCertificates(store.certificates), driver.create(operation)]);
     await store.save(driver);
     const ip = await driver.getIP();
-    const server = await issueServerCertificate(certificates, [ip, 'localhost', '127.0.0.1', name], store.directory(name));
+    const server = await issueServerCertificate(
+      certificates,
+      [ip, 'localhost', '127.0.0.1', name],
+      store.directory(name),
+    );
     operation.log.info('Setting up Docker');
     const version = await provision(driver, name, ip, certificates, server, operation);
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
@@ -54,7 +58,8 @@ async function provision(
 export function parseFlag(flag: CreateFlag, text: string): FlagValue {
   switch (flag.kind) {
     case 'int':
-      if (!/^-?\d{1,9}$/.test(text)) throw new TshyveError('usage', `--${flag.name} needs a whole number, got "${text}".`);
+      if (!/^-?\d{1,9}$/.test(text))
+        throw new TshyveError('usage', `--${flag.name} needs a whole number, got "${text}".`);
       return Number(text);
     case 'bool':
       return text === 'true' || text === '1';

@@ -17,7 +17,10 @@ export async function list(context: Context, options: { quiet?: boolean; json?: 
   }
   const rows = await Promise.all(names.map((name) => look(context, name)));
   if (options.json === true) process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
-  else process.stdout.write(table([['NAME', 'STATE', 'URL', 'ERRORS'], ...rows.map((row) => [row.name, row.state, row.url, row.error])]));
+  else
+    process.stdout.write(
+      table([['NAME', 'STATE', 'URL', 'ERRORS'], ...rows.map((row) => [row.name, row.state, row.url, row.error])]),
+    );
 }
 
 async function look(context: Context, name: string): Promise<Row> {
@@ -34,5 +37,13 @@ async function look(context: Context, name: string): Promise<Row> {
 /** Columns as wide as their widest cell, three spaces apart. */
 export function table(rows: readonly (readonly string[])[]): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
-  return rows.map((row) => `${row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join('   ').trimEnd()}\n`).join('');
+  return rows
+    .map(
+      (row) =>
+        `${row
+          .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+          .join('   ')
+          .trimEnd()}\n`,
+    )
+    .join('');
 }

@@ -19,10 +19,15 @@ export function buildProgram(version: string): Command {
   const program = new Command('tshyve')
     .description('Linux virtual machines with Docker, in seconds')
     .version(version)
+    .enablePositionalOptions()
     .option('-s, --storage-path <folder>', 'folder of the machines (docker-machine uses ~/.docker/machine)')
     .option('-D, --debug', 'say what happens in detail')
     .showHelpAfterError('(tshyve --help shows what is possible)')
-    .configureOutput({ outputError: (text, write) => { write(text.replace(/^error: /, 'tshyve: ')); } })
+    .configureOutput({
+      outputError: (text, write) => {
+        write(text.replace(/^error: /, 'tshyve: '));
+      },
+    })
     .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2))
     .addHelpText('after', exitCodesHelp);
   const action =
@@ -37,7 +42,12 @@ export function buildProgram(version: string): Command {
       }
     };
   addCreate(program, action);
-  const each = (name: string, description: string, done: string, change: (context: Context, driver: TshyveDriver) => Promise<void>) => {
+  const each = (
+    name: string,
+    description: string,
+    done: string,
+    change: (context: Context, driver: TshyveDriver) => Promise<void>,
+  ) => {
     program
       .command(`${name} <machine...>`)
       .description(description)
@@ -55,8 +65,12 @@ export function buildProgram(version: string): Command {
   each('start', 'start machines and wait for SSH', 'is running', (context, driver) => driver.start(context.operation));
   each('stop', 'shut machines down', 'is stopped', (context, driver) => driver.stop(context.operation));
   each('restart', 'stop and start machines', 'is running', (context, driver) => driver.restart(context.operation));
-  each('kill', 'end machines at once, as a power cut', 'is stopped', (context, driver) => driver.kill(context.operation));
-  each('upgrade', 'install the newest guest image', 'has the newest image', (context, driver) => driver.upgrade(context.operation));
+  each('kill', 'end machines at once, as a power cut', 'is stopped', (context, driver) =>
+    driver.kill(context.operation),
+  );
+  each('upgrade', 'install the newest guest image', 'has the newest image', (context, driver) =>
+    driver.upgrade(context.operation),
+  );
   program
     .command('rm <machine...>')
     .description('remove machines with all their data')
@@ -90,7 +104,9 @@ export function buildProgram(version: string): Command {
     .option('--shell <name>', 'bash, zsh, sh or fish (default: from $SHELL)')
     .option('-u, --unset', 'print what undoes it')
     .action(
-      action((context, machine: string, options: { shell?: string; unset?: boolean }) => environment(context, machine, options)),
+      action((context, machine: string, options: { shell?: string; unset?: boolean }) =>
+        environment(context, machine, options),
+      ),
     );
   program
     .command('ssh <machine> [command...]')
@@ -108,11 +124,15 @@ export function buildProgram(version: string): Command {
     .addHelpText('after', '\nExample:\n  source <(tshyve completion bash)')
     .action(
       action((_context, shell: string) => {
-        process.stdout.write(completionScript(shell, program.commands.map((command) => command.name())));
+        process.stdout.write(
+          completionScript(
+            shell,
+            program.commands.map((command) => command.name()),
+          ),
+        );
         return Promise.resolve();
       }),
     );
-  program.enablePositionalOptions();
   return program;
 }
 
@@ -126,7 +146,7 @@ function addCreate(program: Command, action: Action): void {
     const parse = (text: string, before: unknown): FlagValue => {
       try {
         const value = parseFlag(flag, text);
-        return Array.isArray(value) && Array.isArray(before) ? [...(before as string[]), ...value] : value;
+        return flag.kind === 'strings' ? [...((before as string[] | undefined) ?? []), ...(value as string[])] : value;
       } catch (error) {
         throw new InvalidArgumentError(messageOf(error));
       }
@@ -135,7 +155,10 @@ function addCreate(program: Command, action: Action): void {
     command.addOption(describe(new Option(`--${short} <value>`, flag.usage), flag).argParser(parse));
     command.addOption(new Option(`--${flag.name} <value>`).argParser(parse).hideHelp());
   }
-  command.addHelpText('after', '\nExamples:\n  tshyve create dev\n  tshyve create big --cpus 4 --memory 8192 --disk-size 100000');
+  command.addHelpText(
+    'after',
+    '\nExamples:\n  tshyve create dev\n  tshyve create big --cpus 4 --memory 8192 --disk-size 100000',
+  );
   command.action(
     action((context, machine: string, options: Record<string, FlagValue>) => {
       const values = new Map<string, FlagValue>();
@@ -143,7 +166,8 @@ function addCreate(program: Command, action: Action): void {
         const value = options[camelCase(flag.name)] ?? options[camelCase(flag.name.replace(/^tshyve-/, ''))];
         const fromEnvironment = process.env[flag.envVar];
         if (value !== undefined) values.set(flag.name, value);
-        else if (fromEnvironment !== undefined && fromEnvironment !== '') values.set(flag.name, parseFlag(flag, fromEnvironment));
+        else if (fromEnvironment !== undefined && fromEnvironment !== '')
+          values.set(flag.name, parseFlag(flag, fromEnvironment));
       }
       return create(context, machine, values);
     }),

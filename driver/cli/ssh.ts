@@ -7,7 +7,16 @@ import type { Context } from './context.js';
 export async function ssh(context: Context, name: string, command: readonly string[]): Promise<void> {
   const driver = await context.store.load(name);
   const host = await driver.getSSHHostname();
-  const args = ['-F', '/dev/null', '-o', 'StrictHostKeyChecking=no', '-o', 'UserKnownHostsFile=/dev/null', '-o', 'LogLevel=ERROR'];
+  const args = [
+    '-F',
+    '/dev/null',
+    '-o',
+    'StrictHostKeyChecking=no',
+    '-o',
+    'UserKnownHostsFile=/dev/null',
+    '-o',
+    'LogLevel=ERROR',
+  ];
   args.push('-o', 'IdentitiesOnly=yes', '-i', driver.getSSHKeyPath(), '-p', String(await driver.getSSHPort()));
   // A destination cannot be taken for an option: user names are validated, hosts are addresses.
   args.push(`${driver.getSSHUsername()}@${host}`, ...command);

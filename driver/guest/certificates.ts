@@ -45,8 +45,14 @@ export async function ensureClientCertificates(directory: string): Promise<Clien
   try {
     const complete = await Promise.all(Object.values(paths).map((path: string) => exists(path)));
     if (complete.every(Boolean)) return paths;
-    const { X509CertificateGenerator, BasicConstraintsExtension, KeyUsagesExtension, KeyUsageFlags, ExtendedKeyUsageExtension, ExtendedKeyUsage } =
-      await x509();
+    const {
+      X509CertificateGenerator,
+      BasicConstraintsExtension,
+      KeyUsagesExtension,
+      KeyUsageFlags,
+      ExtendedKeyUsageExtension,
+      ExtendedKeyUsage,
+    } = await x509();
     const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
     const ca = await X509CertificateGenerator.createSelfSigned({
       ...validity(),

@@ -68,7 +68,9 @@ export async function provisionDocker(
  */
 export async function waitForDocker(endpoint: DockerEndpoint, signal: AbortSignal): Promise<string> {
   const [ca, cert, key] = await Promise.all(
-    [endpoint.certificates.ca, endpoint.certificates.certificate, endpoint.certificates.key].map((path) => readFile(path)),
+    [endpoint.certificates.ca, endpoint.certificates.certificate, endpoint.certificates.key].map((path) =>
+      readFile(path),
+    ),
   );
   const deadline = performance.now() + DOCKER_TIMEOUT_MS;
   for (;;) {
@@ -95,7 +97,14 @@ function dockerVersion(
 ): Promise<string> {
   return new Promise((resolve, reject) => {
     // The first connection starts Docker and waits for it (socket activation), hence the long timeout.
-    const options = { host: endpoint.host, port: endpoint.port, path: '/version', agent: false, timeout: 60_000, signal };
+    const options = {
+      host: endpoint.host,
+      port: endpoint.port,
+      path: '/version',
+      agent: false,
+      timeout: 60_000,
+      signal,
+    };
     const call = request({ ...options, ...tls }, (response) => {
       let text = '';
       response.setEncoding('utf8');

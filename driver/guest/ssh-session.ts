@@ -43,7 +43,9 @@ export class GuestSession {
     return new Promise((resolve, reject) => {
       const timeoutMs = options.timeoutMs ?? 60_000;
       const timer = setTimeout(() => {
-        reject(new TshyveError('timeout', `The guest did not finish "${brief(command)}" within ${String(timeoutMs)} ms.`));
+        reject(
+          new TshyveError('timeout', `The guest did not finish "${brief(command)}" within ${String(timeoutMs)} ms.`),
+        );
         this.close();
       }, timeoutMs);
       const onClose = () => {
@@ -54,7 +56,9 @@ export class GuestSession {
       this.#client.exec(command, (error, channel) => {
         if (error !== undefined) {
           clearTimeout(timer);
-          reject(new TshyveError('guest', `The guest refused "${brief(command)}": ${error.message}.`, { cause: error }));
+          reject(
+            new TshyveError('guest', `The guest refused "${brief(command)}": ${error.message}.`, { cause: error }),
+          );
           return;
         }
         const output = { stdout: '', stderr: '' };
@@ -82,7 +86,10 @@ export class GuestSession {
     const result = await this.execute(command, options);
     if (result.code !== 0) {
       const said = `${result.stdout}\n${result.stderr}`.trim().split('\n').slice(-3).join(' ');
-      throw new TshyveError('guest', `"${brief(command)}" failed in the guest (exit code ${String(result.code)}): ${said}`);
+      throw new TshyveError(
+        'guest',
+        `"${brief(command)}" failed in the guest (exit code ${String(result.code)}): ${said}`,
+      );
     }
     return result.stdout;
   }

@@ -23,7 +23,10 @@ const backends: Record<HypervisorName, () => Promise<Hypervisor>> = {
 export async function selectHypervisor(name: string): Promise<Hypervisor> {
   const wanted = name === 'auto' ? hypervisorNames[0] : hypervisorNames.find((known) => known === name);
   if (wanted === undefined) {
-    throw new TshyveError('usage', `There is no hypervisor "${name}": give auto or one of ${hypervisorNames.join(', ')}.`);
+    throw new TshyveError(
+      'usage',
+      `There is no hypervisor "${name}": give auto or one of ${hypervisorNames.join(', ')}.`,
+    );
   }
   return backends[wanted]();
 }

@@ -25,7 +25,8 @@ const layouts = [
 ] as const;
 
 /** Command line for images that bring none, which all are boot2docker's heirs. */
-const DEFAULT_COMMAND_LINE = 'console=ttyS0 loglevel=3 noembed nomodeset norestore base random.trust_cpu=on hw_rng_model=virtio';
+const DEFAULT_COMMAND_LINE =
+  'console=ttyS0 loglevel=3 noembed nomodeset norestore base random.trust_cpu=on hw_rng_model=virtio';
 const MAX_COMMAND_LINE_BYTES = 2048;
 
 /**
@@ -82,7 +83,8 @@ async function extract(iso: IsoImage, entry: IsoEntry, path: string, signal?: Ab
     await rename(temporary, path);
   } catch (error) {
     await rm(temporary, { force: true });
-    if (signal?.aborted === true) throw new TshyveError('cancelled', 'Unpacking the image was cancelled.', { cause: error });
+    if (signal?.aborted === true)
+      throw new TshyveError('cancelled', 'Unpacking the image was cancelled.', { cause: error });
     throw fileError(`write ${path}`, error);
   }
 }

@@ -60,7 +60,10 @@ async function fetchInto(partial: string, url: URL, operation: { readonly log: L
     // 416: the partial file is complete (or wrong, which the checksum will tell).
     if (response.status === 416 && have > 0) return;
     if (!response.ok || response.body === null) {
-      throw new TshyveError('image', `${url.href} answers ${String(response.status)} ${response.statusText}. Check the image url.`);
+      throw new TshyveError(
+        'image',
+        `${url.href} answers ${String(response.status)} ${response.statusText}. Check the image url.`,
+      );
     }
     const resumed = response.status === 206;
     const total = Number(response.headers.get('content-length') ?? 0) + (resumed ? have : 0);
@@ -78,7 +81,10 @@ async function fetchInto(partial: string, url: URL, operation: { readonly log: L
       }
     }
     if (total > 0 && done < total) {
-      throw new TshyveError('image', `The download of ${url.href} ended early. Try again: it goes on where it stopped.`);
+      throw new TshyveError(
+        'image',
+        `The download of ${url.href} ended early. Try again: it goes on where it stopped.`,
+      );
     }
     await file.sync();
   } catch (error) {
@@ -90,7 +96,9 @@ async function fetchInto(partial: string, url: URL, operation: { readonly log: L
     // fetch reports every failure of the network, also in the middle of the body, as a TypeError.
     if (!(error instanceof TypeError)) throw fileError(`write ${partial}`, error);
     const cause = error instanceof Error && error.cause !== undefined ? messageOf(error.cause) : messageOf(error);
-    throw new TshyveError('image', `Cannot download ${url.href}: ${cause}. Check the url and the network.`, { cause: error });
+    throw new TshyveError('image', `Cannot download ${url.href}: ${cause}. Check the url and the network.`, {
+      cause: error,
+    });
   } finally {
     clearTimeout(timer);
     await file?.close();

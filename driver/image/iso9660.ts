@@ -49,7 +49,10 @@ export class IsoImage {
       const descriptor = await primaryDescriptor(file, path, size);
       const sectors = descriptor.readUInt32LE(80);
       if (sectors * SECTOR > size) {
-        throw broken(path, `it has ${String(size)} bytes where ${String(sectors * SECTOR)} belong: the file is cut short`);
+        throw broken(
+          path,
+          `it has ${String(size)} bytes where ${String(sectors * SECTOR)} belong: the file is cut short`,
+        );
       }
       const root = directoryRecord(descriptor.subarray(156, 190), path, size);
       if (root === undefined) throw broken(path, 'it has no root directory');

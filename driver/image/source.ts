@@ -31,13 +31,16 @@ export function parseImageSource(text: string, sha256: string): ImageSource {
   try {
     url = text.startsWith('/') ? pathToFileURL(text) : new URL(text);
   } catch (error) {
-    throw new TshyveError('usage', `The image url "${text}" is not a url: give file:///PATH or https://….`, { cause: error });
+    throw new TshyveError('usage', `The image url "${text}" is not a url: give file:///PATH or https://….`, {
+      cause: error,
+    });
   }
   if (url.protocol === 'file:' && url.host !== '') {
     throw new TshyveError('usage', `The image url "${text}" names a host: write file:///PATH with three slashes.`);
   }
   if (url.protocol === 'https:' || url.protocol === 'file:') return { url, sha256: checksum };
-  if (url.protocol === 'http:' && (checksum !== undefined || isLoopback(url.hostname))) return { url, sha256: checksum };
+  if (url.protocol === 'http:' && (checksum !== undefined || isLoopback(url.hostname)))
+    return { url, sha256: checksum };
   throw new TshyveError(
     'usage',
     url.protocol === 'http:'
@@ -83,7 +86,8 @@ export async function checkChecksum(path: string, wanted: string, signal: AbortS
 function defaultSource(sha256: string | undefined): ImageSource {
   const architecture = process.arch === 'arm64' ? 'arm64' : 'amd64';
   const image = readManifest().images.find((candidate) => candidate.architecture === architecture);
-  if (image?.file !== undefined) return { url: pathToFileURL(join(packageRoot(), image.file)), sha256: sha256 ?? image.sha256 };
+  if (image?.file !== undefined)
+    return { url: pathToFileURL(join(packageRoot(), image.file)), sha256: sha256 ?? image.sha256 };
   if (image?.url !== undefined) return { url: new URL(image.url), sha256: sha256 ?? image.sha256 };
   throw new TshyveError(
     'precondition',

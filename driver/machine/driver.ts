@@ -16,8 +16,20 @@ export type MachineState = (typeof machineStates)[number];
 
 /** One create flag, as libmachine's `mcnflag` package knows them. */
 export type CreateFlag =
-  | { readonly kind: 'string'; readonly name: string; readonly usage: string; readonly envVar: string; readonly value: string }
-  | { readonly kind: 'int'; readonly name: string; readonly usage: string; readonly envVar: string; readonly value: number }
+  | {
+      readonly kind: 'string';
+      readonly name: string;
+      readonly usage: string;
+      readonly envVar: string;
+      readonly value: string;
+    }
+  | {
+      readonly kind: 'int';
+      readonly name: string;
+      readonly usage: string;
+      readonly envVar: string;
+      readonly value: number;
+    }
   | { readonly kind: 'bool'; readonly name: string; readonly usage: string; readonly envVar: string }
   | {
       readonly kind: 'strings';

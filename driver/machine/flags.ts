@@ -12,7 +12,12 @@ const bindings: readonly FlagBinding[] = [
   int('cpus', 'CPU', 'Number of virtual CPUs', 'TSHYVE_CPUS'),
   int('memory', 'Memory', 'Memory of the machine in MB', 'TSHYVE_MEMORY'),
   int('disk-size', 'DiskSize', 'Size of the data disk in MB; it only takes the space that is used', 'TSHYVE_DISK_SIZE'),
-  text('image-url', 'Boot2DockerURL', 'Guest image: file:// or https:// url of an ISO (default: the image of this release)', 'TSHYVE_IMAGE_URL'),
+  text(
+    'image-url',
+    'Boot2DockerURL',
+    'Guest image: file:// or https:// url of an ISO (default: the image of this release)',
+    'TSHYVE_IMAGE_URL',
+  ),
   text('image-sha256', 'ImageSHA256', 'SHA-256 checksum that the guest image must have, in hex', 'TSHYVE_IMAGE_SHA256'),
   text('hypervisor', 'Hypervisor', 'Hypervisor: auto or qemu', 'TSHYVE_HYPERVISOR'),
   text('network', 'Network', 'Network mode: user', 'TSHYVE_NETWORK'),
@@ -28,7 +33,12 @@ const bindings: readonly FlagBinding[] = [
     },
   },
   text('ssh-user', 'SSHUser', 'User to log in as over SSH', 'TSHYVE_SSH_USER'),
-  int('ssh-port', 'RequestedSSHPort', 'Host port of the machine\'s SSH server (0: 22 where allowed, else a free one)', 'TSHYVE_SSH_PORT'),
+  int(
+    'ssh-port',
+    'RequestedSSHPort',
+    "Host port of the machine's SSH server (0: 22 where allowed, else a free one)",
+    'TSHYVE_SSH_PORT',
+  ),
   int('boot-timeout', 'BootTimeout', 'Seconds to wait for the machine to answer over SSH', 'TSHYVE_BOOT_TIMEOUT'),
 ];
 
@@ -49,7 +59,8 @@ export function applyFlags(config: MachineConfig, values: ReadonlyMap<string, Fl
       flag.kind === 'strings'
         ? Array.isArray(value)
         : typeof value === (flag.kind === 'int' ? 'number' : flag.kind === 'bool' ? 'boolean' : 'string');
-    if (!fits) throw new TshyveError('usage', `--${flag.name} got a value of the wrong type: ${JSON.stringify(value)}.`);
+    if (!fits)
+      throw new TshyveError('usage', `--${flag.name} got a value of the wrong type: ${JSON.stringify(value)}.`);
     target[key] = flag.kind === 'strings' ? [...(value as readonly string[])] : value;
   }
   config.SwarmMaster = values.get('swarm-master') === true;

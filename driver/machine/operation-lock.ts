@@ -14,11 +14,9 @@ export async function exclusively<T>(layout: MachineLayout, signal: AbortSignal,
     lock = await lockFile(layout.operationLock, { timeoutMs: WAIT_MS, signal });
   } catch (error) {
     if (!TshyveError.is(error, 'busy')) throw fileError(`lock ${layout.directory}`, error);
-    throw new TshyveError(
-      'busy',
-      'Another command is working on this machine. Wait for it to finish and try again.',
-      { cause: error },
-    );
+    throw new TshyveError('busy', 'Another command is working on this machine. Wait for it to finish and try again.', {
+      cause: error,
+    });
   }
   try {
     return await change();

@@ -35,7 +35,9 @@ export class MachineStore {
       throw fileError(`list ${this.path}`, error);
     }
     const kept = await Promise.all(
-      names.map(async (name) => (await this.#driverName(name).catch(() => 'tshyve')) === 'tshyve' && exists(this.#config(name))),
+      names.map(
+        async (name) => (await this.#driverName(name).catch(() => 'tshyve')) === 'tshyve' && exists(this.#config(name)),
+      ),
     );
     return names.filter((_, index) => kept[index]).sort();
   }
@@ -90,7 +92,8 @@ export class MachineStore {
     try {
       text = await readFile(this.#config(name), 'utf8');
     } catch (error) {
-      if (codeOf(error) !== 'ENOENT' && codeOf(error) !== 'ENOTDIR') throw fileError(`read ${this.#config(name)}`, error);
+      if (codeOf(error) !== 'ENOENT' && codeOf(error) !== 'ENOTDIR')
+        throw fileError(`read ${this.#config(name)}`, error);
       throw new TshyveError('not-found', `There is no machine "${name}". "tshyve ls" lists the machines.`);
     }
     try {

@@ -4,7 +4,14 @@ import { join } from 'node:path';
 import { TshyveError, exists, machineId, makePrivateDirectory, tshyveHome, writeFileAtomic } from '../base/index.js';
 import { type GuestSession, contactGuest, createKeyPair, diskSeed } from '../guest/index.js';
 import { type PortForward, type VmSpec, selectHypervisor } from '../hypervisor/index.js';
-import { copyImage, extractBootFiles, imageStamp, parseImageSource, requireSourceFile, resolveImage } from '../image/index.js';
+import {
+  copyImage,
+  extractBootFiles,
+  imageStamp,
+  parseImageSource,
+  requireSourceFile,
+  resolveImage,
+} from '../image/index.js';
 import { claimAddress, dockerPorts, macFor, releaseAddress, sshPorts, uuidFor } from '../network/index.js';
 import {
   type MachineReference,
@@ -212,7 +219,10 @@ export class TshyveDriver implements Driver {
   async #requireMachine(): Promise<MachineRecord> {
     const record = await readRecord(this.#layout.record);
     if (record === undefined) {
-      throw new TshyveError('not-found', `Machine "${this.machineName}" not found: ${this.#layout.record} does not exist.`);
+      throw new TshyveError(
+        'not-found',
+        `Machine "${this.machineName}" not found: ${this.#layout.record} does not exist.`,
+      );
     }
     return record;
   }
@@ -226,7 +236,10 @@ export class TshyveDriver implements Driver {
     await this.#deleteFiles();
     try {
       const hostAddress = await claimAddress(layout.directory);
-      const identity = { mac: macFor(config.StorePath, config.MachineName), uuid: uuidFor(config.StorePath, config.MachineName) };
+      const identity = {
+        mac: macFor(config.StorePath, config.MachineName),
+        uuid: uuidFor(config.StorePath, config.MachineName),
+      };
       const record: MachineRecord = { version: 1, complete: false, ...identity, hostAddress };
       await writeRecord(layout.record, record);
       log.info('Preparing disk, keys and guest image');
@@ -290,7 +303,9 @@ export class TshyveDriver implements Driver {
       return await this.#contact({ ...operation, signal }, this.#config.BootTimeout * 1000, hurry.signal);
     } catch (error) {
       if (operation.signal.aborted) throw error;
-      const reason = dead.signal.aborted ? ((await lastExit(this.#reference)) ?? 'The virtual machine ended.') : undefined;
+      const reason = dead.signal.aborted
+        ? ((await lastExit(this.#reference)) ?? 'The virtual machine ended.')
+        : undefined;
       if (reason === undefined && !TshyveError.is(error, 'timeout')) throw error;
       const kind = reason === undefined ? 'timeout' : 'hypervisor';
       const message = reason ?? (error as Error).message;
@@ -316,8 +331,10 @@ export class TshyveDriver implements Driver {
 
   async #consoleTail(): Promise<string> {
     const text = await readFile(this.#layout.consoleLog, 'latin1').catch(() => '');
-    // eslint-disable-next-line no-control-regex -- a guest's console may send terminal commands
-    const lines = text.replace(/[^\x20-\x7e\n]/g, '').split('\n').filter((line) => line.trim() !== '');
+    const lines = text
+      .replace(/[^\x20-\x7e\n]/g, '')
+      .split('\n')
+      .filter((line) => line.trim() !== '');
     const tail = lines.slice(-CONSOLE_TAIL_LINES).join(' | ').slice(-1000);
     return tail === '' ? 'The guest wrote nothing to its console.' : `The guest's last console lines: ${tail}`;
   }
@@ -327,7 +344,9 @@ export class TshyveDriver implements Driver {
     if (supervisor === undefined) return;
     operation.log.info('Shutting the guest down');
     if (await supervisor.stop(STOP_TIMEOUT_MS)) {
-      operation.log.info(`The guest did not power off within ${String(STOP_TIMEOUT_MS / 1000)} s and was ended by force`);
+      operation.log.info(
+        `The guest did not power off within ${String(STOP_TIMEOUT_MS / 1000)} s and was ended by force`,
+      );
     }
   }
 
@@ -343,7 +362,12 @@ export class TshyveDriver implements Driver {
     const isoStamp = await imageStamp(layout.iso);
     const present = (await exists(layout.kernel)) && (await exists(layout.initrd));
     if (present && record.boot !== undefined && record.isoStamp === isoStamp) return record;
-    const { commandLine, needsIsoDisk, volumeId } = await extractBootFiles(layout.iso, layout.kernel, layout.initrd, signal);
+    const { commandLine, needsIsoDisk, volumeId } = await extractBootFiles(
+      layout.iso,
+      layout.kernel,
+      layout.initrd,
+      signal,
+    );
     const updated = { ...record, isoStamp, boot: { commandLine, needsIsoDisk, imageVersion: volumeId } };
     await writeRecord(layout.record, updated);
     return updated;
@@ -364,7 +388,11 @@ export class TshyveDriver implements Driver {
       uuid: record.uuid,
       cpus: config.CPU,
       memoryMiB: config.Memory,
-      boot: { kernel: layout.kernel, initrd: layout.initrd, commandLine: words.filter((word) => word !== '').join(' ') },
+      boot: {
+        kernel: layout.kernel,
+        initrd: layout.initrd,
+        commandLine: words.filter((word) => word !== '').join(' '),
+      },
       disks: [
         { id: 'data', path: layout.dataDisk, readOnly: false },
         ...extra,

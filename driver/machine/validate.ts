@@ -49,7 +49,6 @@ export function configFindings(config: MachineConfig): string[] {
   );
   check(config.Network === 'user', `--tshyve-network is "${config.Network}": the only mode of this version is user.`);
   check(
-    // eslint-disable-next-line no-control-regex -- control characters are what this looks for
     config.Cmdline.length <= MAX_COMMAND_LINE && !/[\0-\x1f\x7f]/.test(config.Cmdline),
     `--tshyve-cmdline must be one line of at most ${String(MAX_COMMAND_LINE)} printable characters.`,
   );

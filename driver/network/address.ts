@@ -60,7 +60,9 @@ async function claimedBy(registry: string, machineDirectory: string): Promise<st
 }
 
 function candidate(machineDirectory: string, attempt: number): string {
-  const hash = createHash('sha256').update(`${machineDirectory}\0${String(attempt)}`).digest();
+  const hash = createHash('sha256')
+    .update(`${machineDirectory}\0${String(attempt)}`)
+    .digest();
   const [a = 0, b = 0, c = 0] = hash;
   // Neither .0 nor .255: some programs take them for network and broadcast addresses.
   return `127.${String(64 + (a & 63))}.${String(b)}.${String(1 + (c % 254))}`;

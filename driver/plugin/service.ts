@@ -198,7 +198,15 @@ function flagValue(name: string, value: GobValue | undefined): FlagValue {
       return value.value;
     case 'slice':
       return value.elements.map((element) => text(element));
-    default:
+    case 'array':
+    case 'bytes':
+    case 'complex':
+    case 'float':
+    case 'interface':
+    case 'map':
+    case 'opaque':
+    case 'struct':
+    case 'uint':
       throw wrongArgument('SetConfigFromFlags', `a string, int, bool or []string for --${name}`, value);
   }
 }

@@ -53,7 +53,9 @@ export class SupervisorClient {
 
   /** @returns true when the guest did not power off in time and was ended by force */
   async stop(timeoutMs: number): Promise<boolean> {
-    const { forced } = await this.#call<{ forced: boolean }>((client, callback) => client.stop({ timeoutMs }, callback));
+    const { forced } = await this.#call<{ forced: boolean }>((client, callback) =>
+      client.stop({ timeoutMs }, callback),
+    );
     await this.#left();
     return forced;
   }
@@ -77,7 +79,10 @@ export class SupervisorClient {
     const deadline = performance.now() + LEAVE_TIMEOUT_MS;
     while (await isLocked(place.lock)) {
       if (performance.now() > deadline) {
-        throw new TshyveError('timeout', `The supervisor of ${place.machineDirectory} does not end; see ${place.supervisorLog}.`);
+        throw new TshyveError(
+          'timeout',
+          `The supervisor of ${place.machineDirectory} does not end; see ${place.supervisorLog}.`,
+        );
       }
       // It leaves 50 ms after its answer; the kernel tells nobody else when a lock is freed.
       await sleep(10);
@@ -94,10 +99,7 @@ export class SupervisorClient {
   }
 
   async #call<T>(
-    start: (
-      client: GeneratedClient,
-      callback: (error: ServiceError | null, response: T) => void,
-    ) => unknown,
+    start: (client: GeneratedClient, callback: (error: ServiceError | null, response: T) => void) => unknown,
   ): Promise<T> {
     const { client } = await this.#connect();
     const { fromServiceError } = await import('./grpc-status.js');

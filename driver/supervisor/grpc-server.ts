@@ -10,7 +10,12 @@ import type { Socket } from 'node:net';
 
 import { messageOf } from '../base/index.js';
 import { HealthCheckResponse_ServingStatus, type HealthServer, HealthService } from './generated/health.js';
-import { type Event, type SupervisorServer, SupervisorService, type WatchEventsRequest } from './generated/supervisor.js';
+import {
+  type Event,
+  type SupervisorServer,
+  SupervisorService,
+  type WatchEventsRequest,
+} from './generated/supervisor.js';
 import { kindOf, kindTrailer, statusCode } from './grpc-status.js';
 import type { Supervisor } from './supervisor.js';
 import type { MachineEvent } from './types.js';
@@ -77,7 +82,9 @@ function wireEvent(event: MachineEvent): Event {
 }
 
 /** Turns a function into a gRPC handler whose errors carry our kinds. */
-function unary<Request, Response>(answer: (request: Request) => Response | Promise<Response>): handleUnaryCall<Request, Response> {
+function unary<Request, Response>(
+  answer: (request: Request) => Response | Promise<Response>,
+): handleUnaryCall<Request, Response> {
   return (call, callback: sendUnaryData<Response>) => {
     void (async () => {
       try {

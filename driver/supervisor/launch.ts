@@ -43,12 +43,17 @@ export async function startSupervisor(request: LaunchRequest, signal: AbortSigna
       if (answer !== undefined) resolve(answer);
       else {
         reject(
-          new TshyveError('hypervisor', `The supervisor ended before the machine ran; ${place.supervisorLog} says why.`),
+          new TshyveError(
+            'hypervisor',
+            `The supervisor ended before the machine ran; ${place.supervisorLog} says why.`,
+          ),
         );
       }
     });
     child.on('error', (error) => {
-      reject(new TshyveError('internal', `Cannot start the supervisor ${program}: ${messageOf(error)}.`, { cause: error }));
+      reject(
+        new TshyveError('internal', `Cannot start the supervisor ${program}: ${messageOf(error)}.`, { cause: error }),
+      );
     });
   });
   child.stdin?.on('error', () => undefined);

@@ -33,4 +33,5 @@ export interface LaunchRequest {
 }
 
 /** What a supervisor writes once to descriptor 3. */
-export type LaunchAnswer = { readonly ready: true } | { readonly error: { readonly kind: string; readonly message: string } };
+export type LaunchAnswer =
+  { readonly ready: true } | { readonly error: { readonly kind: string; readonly message: string } };

@@ -23,7 +23,12 @@ export function qemuArguments(spec: VmSpec, accelerator: Accelerator, qmpSocket:
   args.push('-smp', String(spec.cpus), '-m', String(spec.memoryMiB));
   args.push('-rtc', 'base=utc,clock=host', '-display', 'none', '-vga', 'none', '-parallel', 'none', '-monitor', 'none');
   args.push('-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console');
-  args.push('-chardev', `socket,id=qmp,path=${escapeCommas(qmpSocket)},server=on,wait=off`, '-mon', 'chardev=qmp,mode=control');
+  args.push(
+    '-chardev',
+    `socket,id=qmp,path=${escapeCommas(qmpSocket)},server=on,wait=off`,
+    '-mon',
+    'chardev=qmp,mode=control',
+  );
   args.push('-kernel', spec.boot.kernel, '-initrd', spec.boot.initrd, '-append', spec.boot.commandLine);
   for (const [index, disk] of spec.disks.entries()) {
     const node = `disk${String(index)}`;

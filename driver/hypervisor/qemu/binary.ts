@@ -34,7 +34,10 @@ export async function qemuVersion(path: string, signal?: AbortSignal): Promise<s
   const result = await run(path, ['--version'], { timeoutMs: 10_000, ...(signal === undefined ? {} : { signal }) });
   const version = /version (\d+\.\d+(?:\.\d+)?)/.exec(result.stdout)?.[1];
   if (version === undefined) {
-    throw new TshyveError('hypervisor', `${path} --version does not say which version it is: ${result.stderr.slice(0, 200)}`);
+    throw new TshyveError(
+      'hypervisor',
+      `${path} --version does not say which version it is: ${result.stderr.slice(0, 200)}`,
+    );
   }
   return version;
 }

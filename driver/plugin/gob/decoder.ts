@@ -184,7 +184,8 @@ class ValueDecoder {
         return this.#struct(type.fields, depth);
       case 'array': {
         const length = reader.uint();
-        if (length !== BigInt(type.length)) throw gobError(`an array of ${String(length)} for [${String(type.length)}]`);
+        if (length !== BigInt(type.length))
+          throw gobError(`an array of ${String(length)} for [${String(type.length)}]`);
         return { kind: 'array', elements: this.#elements(type.length, type.element, depth) };
       }
       case 'slice':

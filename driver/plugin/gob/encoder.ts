@@ -119,7 +119,12 @@ export class GobEncoder {
         return;
       }
       case 'struct':
-        this.#struct(writer, (schema as { fields: readonly (readonly [string, GobSchema])[] }).fields, value.fields, definitions);
+        this.#struct(
+          writer,
+          (schema as { fields: readonly (readonly [string, GobSchema])[] }).fields,
+          value.fields,
+          definitions,
+        );
         return;
       case 'interface':
         this.#interface(writer, (schema as { types: Readonly<Record<string, GobSchema>> }).types, value, definitions);

@@ -32,16 +32,19 @@ describe('values recorded from Go', () => {
     expect(decodeAll(bytes, 1)).toEqual(wanted);
   });
 
-  test.each(recorded.sessions.map((session) => [session.name, session] as const))('session %s decodes', (_, session) => {
-    for (const [direction, hex, preamble] of [
-      ['client->server', session.c2s_hex, 27],
-      ['server->client', session.s2c_hex, 34],
-    ] as const) {
-      const values = decodeAll(Buffer.from(hex, 'hex').subarray(preamble), 7);
-      const wanted = session.messages.filter((message) => message.dir === direction);
-      expect(values).toEqual(wanted.map((message) => ({ type_id: message.type_id, value: message.decoded })));
-    }
-  });
+  test.each(recorded.sessions.map((session) => [session.name, session] as const))(
+    'session %s decodes',
+    (_, session) => {
+      for (const [direction, hex, preamble] of [
+        ['client->server', session.c2s_hex, 27],
+        ['server->client', session.s2c_hex, 34],
+      ] as const) {
+        const values = decodeAll(Buffer.from(hex, 'hex').subarray(preamble), 7);
+        const wanted = session.messages.filter((message) => message.dir === direction);
+        expect(values).toEqual(wanted.map((message) => ({ type_id: message.type_id, value: message.decoded })));
+      }
+    },
+  );
 });
 
 describe('exact numbers', () => {
@@ -78,7 +81,9 @@ test('the encoder writes what Go writes for scalars', () => {
 test('a failed encode leaves the stream usable', () => {
   const schema: GobSchema = { kind: 'slice', element: 'int' };
   const encoder = new GobEncoder();
-  expect(() => encoder.encode(schema, { kind: 'slice', elements: [{ kind: 'bool', value: true }] })).toThrow(TshyveError);
+  expect(() => encoder.encode(schema, { kind: 'slice', elements: [{ kind: 'bool', value: true }] })).toThrow(
+    TshyveError,
+  );
   const bytes = encoder.encode(schema, { kind: 'slice', elements: [{ kind: 'int', value: 5n }] });
   expect(decodeAll(bytes)).toEqual([{ type_id: 65, value: [5] }]);
 });

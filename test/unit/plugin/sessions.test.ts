@@ -101,7 +101,8 @@ class ScriptedDriver implements Driver {
   setConfigFromFlags(values: ReadonlyMap<string, FlagValue>): void {
     const argument = this.current?.argument as { value: { Values?: Record<string, { value: unknown } | null> } };
     const wanted = Object.entries(argument.value.Values ?? {}).map(([key, item]) => [key, item?.value ?? null]);
-    if (JSON.stringify([...values]) !== JSON.stringify(wanted)) this.#bugs.push(`flags: ${JSON.stringify([...values])}`);
+    if (JSON.stringify([...values]) !== JSON.stringify(wanted))
+      this.#bugs.push(`flags: ${JSON.stringify([...values])}`);
     this.#answer();
   }
   preCreateCheck = () => this.#later();
@@ -188,7 +189,11 @@ afterEach(() => {
 /** Plays a recorded client against our server, in pieces of `chunk` bytes. */
 async function replay(session: Session, chunk: number): Promise<void> {
   const driver = new ScriptedDriver();
-  server = new PluginServer({ loadDriver: () => Promise.resolve(driver), info: () => undefined, debug: () => undefined });
+  server = new PluginServer({
+    loadDriver: () => Promise.resolve(driver),
+    info: () => undefined,
+    debug: () => undefined,
+  });
   const [, port] = (await server.listen()).split(':');
   const socket = connect(Number(port), '127.0.0.1');
   await once(socket, 'connect');
@@ -201,11 +206,13 @@ async function replay(session: Session, chunk: number): Promise<void> {
   send(0, 27);
   await answers.connected;
   const heartbeats = session.messages.filter((message) => {
-    return (message.decoded as Header).ServiceMethod?.endsWith('.Heartbeat') === true && message.dir === 'client->server';
+    return (
+      (message.decoded as Header).ServiceMethod?.endsWith('.Heartbeat') === true && message.dir === 'client->server'
+    );
   }).length;
   let answered = 0;
   let pending: Promise<unknown> | undefined;
-  let openGate = () => undefined as void;
+  let openGate: () => void = () => undefined;
   for (const call of callsOf(session)) {
     const overlapping = call.method.endsWith('.Create') && heartbeats > 0;
     if (overlapping) {
@@ -235,7 +242,10 @@ describe('the recorded Go clients go on with our answers', () => {
   test.each(recorded.sessions.map((session) => [session.name, session] as const))('%s', async (_, session) => {
     await replay(session, Infinity);
   });
-  test.each(recorded.sessions.map((session) => [session.name, session] as const))('%s in pieces', async (_, session) => {
-    await replay(session, 5);
-  });
+  test.each(recorded.sessions.map((session) => [session.name, session] as const))(
+    '%s in pieces',
+    async (_, session) => {
+      await replay(session, 5);
+    },
+  );
 });

@@ -1,0 +1,57 @@
+import tseslint from 'typescript-eslint';
+
+/** What each folder may import; arrows only point down (DESIGN: plugin, cli > machine > supervisor > the rest > base). */
+const below = {
+  base: [],
+  network: ['base'],
+  hypervisor: ['base'],
+  image: ['base'],
+  guest: ['base'],
+  supervisor: ['base', 'hypervisor', 'network'],
+  machine: ['base', 'hypervisor', 'network', 'image', 'guest', 'supervisor'],
+  plugin: ['base', 'machine'],
+  cli: ['base', 'guest', 'hypervisor', 'machine'],
+};
+
+const layerRules = Object.entries(below).map(([folder, allowed]) => ({
+  files: [`driver/${folder}/**/*.ts`],
+  ignores: [`driver/${folder}/**/generated/**`],
+  rules: {
+    'no-restricted-imports': [
+      'error',
+      {
+        patterns: [
+          {
+            group: Object.keys(below)
+              .filter((other) => other !== folder && !allowed.includes(other))
+              .flatMap((other) => [`../${other}/*`, `../../${other}/*`]),
+            message: `driver/${folder} may only import from: ${allowed.join(', ') || 'itself'}.`,
+          },
+          {
+            regex: `^(\\.\\./)+(${allowed.join('|') || 'none'})/(?!index\\.js$|driver\\.js$)`,
+            message: "Import a folder's index.js, not what lies behind it.",
+          },
+        ],
+      },
+    ],
+  },
+}));
+
+export default tseslint.config(
+  { ignores: ['dist', 'node_modules', 'iso/out', '**/generated', 'coverage', 'scripts/*.mjs', 'test/bench/*.mjs'] },
+  {
+    files: ['**/*.ts'],
+    extends: [...tseslint.configs.strictTypeChecked, ...tseslint.configs.stylisticTypeChecked],
+    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    rules: {
+      '@typescript-eslint/switch-exhaustiveness-check': 'error',
+      '@typescript-eslint/no-confusing-void-expression': ['error', { ignoreArrowShorthand: true }],
+      '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true }],
+      // A field's default may name what another default names too.
+      '@typescript-eslint/no-unused-vars': ['error', { varsIgnorePattern: '^_', argsIgnorePattern: '^_' }],
+      '@typescript-eslint/no-empty-function': 'off',
+      '@typescript-eslint/prefer-promise-reject-errors': 'off',
+    },
+  },
+  ...layerRules,
+);

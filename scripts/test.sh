@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# All tests, with everything they need. See README.md.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=scripts/lib.sh
+. "$root/scripts/lib.sh"
+tier=full
+case ${1:-} in
+-h | --help)
+	cat <<'EOF'
+Usage: scripts/test.sh [--fast]
+
+Installs what the tests need (with apt, as root or through sudo) and runs all of them: checks, unit tests, the real
+docker-machine client, real machines. --fast leaves out what boots machines (about a minute).
+EOF
+	exit 0
+	;;
+--fast) tier=fast ;;
+?*) fail "Unknown option $1; see scripts/test.sh --help" ;;
+esac
+trap 'exit 130' INT TERM
+cd "$root"
+
+need_node
+mapfile -t packages < <(image_packages)
+packages+=(shellcheck openssh-server openssl)
+need_packages "${packages[@]}"
+if ! command -v go >/dev/null; then need_packages golang-go; fi
+build_package
+
+results=()
+passed=0
+failed=0
+skipped=0
+# Runs one step, keeps going when it fails.
+step() {
+	local label=$1 start=$SECONDS outcome=ok
+	shift
+	say "$label"
+	"$@" || outcome=FAILED
+	[ $outcome = ok ] || failed=$((failed + 1))
+	results+=("$(printf '%-44s %-6s %4d s' "$label" "$outcome" $((SECONDS - start)))")
+}
+reports=$(mktemp -d)
+trap 'rm -rf "$reports"' EXIT
+vitest() {
+	npx --no-install vitest run --project "$1" --reporter=default --reporter=json --outputFile.json="$reports/$1.json"
+}
+
+step 'type check' npm run --silent typecheck
+step 'lint' npm run --silent lint
+step 'format' npm run --silent format:check
+step 'generated code is fresh' node scripts/generate-proto.mjs --check
+step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh
+step 'unit tests' vitest unit
+if [ "$tier" = full ]; then
+	step 'guest image' iso/build.sh
+	step 'Go clients' test/conformance/build.sh
+	step 'conformance and end-to-end tests' vitest e2e
+fi
+
+read -r p f s < <(node -e '
+	const { readdirSync, readFileSync } = require("node:fs");
+	let p = 0, f = 0, s = 0;
+	for (const file of readdirSync(process.argv[1])) {
+		const report = JSON.parse(readFileSync(process.argv[1] + "/" + file, "utf8"));
+		p += report.numPassedTests; f += report.numFailedTests; s += report.numPendingTests;
+	}
+	console.log(p, f, s);' "$reports")
+passed=$p failed=$((failed + f)) skipped=$s
+say 'Summary'
+printf '%s\n' "${results[@]}"
+# In CI everything can run, so a skip there hides a fault.
+if [ "${CI:-}" = true ] && [ "$skipped" -gt 0 ]; then
+	echo "$skipped tests were skipped, which must not happen in CI"
+	failed=$((failed + 1))
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]

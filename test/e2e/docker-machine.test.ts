@@ -1,0 +1,263 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { request } from 'node:https';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+
+import { run } from '../../driver/base/index.js';
+
+const root = resolve(import.meta.dirname, '../..');
+const client = join(root, 'test/conformance/bin/docker-machine');
+const image = join(root, 'iso/out/tshyve-amd64.iso');
+const missing = [client, image, join(root, 'dist/tshyve.cjs')].filter((path) => !existsSync(path));
+if (missing.length > 0) console.warn(`docker-machine tests need ${missing.join(', ')}: run scripts/test.sh`);
+
+/** A world of its own: store, home, run folder, PATH with the plugin. */
+const world = mkdtempSync(join(tmpdir(), 'tse-'));
+const store = join(world, 'store');
+const bin = join(world, 'bin');
+const env: NodeJS.ProcessEnv = {
+  ...process.env,
+  PATH: `${bin}:${process.env['PATH'] ?? ''}`,
+  TSHYVE_HOME: join(world, 'home'),
+  TSHYVE_RUN_DIR: join(world, 'run'),
+  MACHINE_BUGSNAG_API_TOKEN: 'no-report',
+};
+
+interface Result {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+async function machine(...args: string[]): Promise<Result> {
+  const { code, stdout, stderr } = await run(client, ['-s', store, ...args], { env, timeoutMs: 300_000 });
+  return { code, out: stdout.trim(), err: stderr.trim() };
+}
+
+/** Runs the client and expects success. */
+async function ok(...args: string[]): Promise<string> {
+  const result = await machine(...args);
+  expect(result, `docker-machine ${args.join(' ')}`).toMatchObject({ code: 0 });
+  return result.out;
+}
+
+/** Processes that carry our world in their command line or environment. */
+function processes(): string[] {
+  const found: string[] = [];
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)) {
+    try {
+      const text = readFileSync(`/proc/${pid}/cmdline`, 'utf8') + readFileSync(`/proc/${pid}/environ`, 'utf8');
+      const state = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.[0];
+      if (text.includes(world) && state !== 'Z') found.push(`${pid} ${text.slice(0, 200).replaceAll('\0', ' ')}`);
+    } catch {
+      // Gone meanwhile.
+    }
+  }
+  return found;
+}
+
+/** One call of the machine's Docker API over TLS, with the client certificates that docker-machine made. */
+function docker(method: string, path: string, body?: Buffer | object): Promise<{ status: number; text: string }> {
+  const url = new URL(dockerUrl.replace('tcp:', 'https:'));
+  const certificates = join(store, 'machines', 'm1');
+  const payload = body === undefined || Buffer.isBuffer(body) ? body : Buffer.from(JSON.stringify(body));
+  return new Promise((settle, reject) => {
+    const call = request(
+      {
+        host: url.hostname,
+        port: url.port,
+        path,
+        method,
+        ca: readFileSync(join(certificates, 'ca.pem')),
+        cert: readFileSync(join(certificates, 'cert.pem')),
+        key: readFileSync(join(certificates, 'key.pem')),
+        headers: {
+          'content-type': Buffer.isBuffer(body) ? 'application/x-tar' : 'application/json',
+          'content-length': payload?.length ?? 0,
+        },
+      },
+      (response) => {
+        let text = '';
+        response.setEncoding('latin1');
+        response.on('data', (chunk: string) => (text += chunk));
+        response.on('end', () => {
+          settle({ status: response.statusCode ?? 0, text });
+        });
+      },
+    );
+    call.on('error', reject);
+    call.end(payload);
+  });
+}
+
+let dockerUrl = '';
+
+/** Runs a command in a container whose image is the guest's own busybox, with a volume; returns its output. */
+async function runContainer(command: string): Promise<string> {
+  const created = await docker('POST', '/v1.40/containers/create', {
+    Image: 'box:1',
+    Cmd: ['/busybox', 'sh', '-c', command],
+    HostConfig: { Binds: ['kept:/data'] },
+  });
+  expect(created.status, created.text).toBe(201);
+  const { Id } = JSON.parse(created.text) as { Id: string };
+  expect((await docker('POST', `/v1.40/containers/${Id}/start`)).status).toBe(204);
+  await docker('POST', `/v1.40/containers/${Id}/wait`);
+  const logs = await docker('GET', `/v1.40/containers/${Id}/logs?stdout=1&stderr=1`);
+  await docker('DELETE', `/v1.40/containers/${Id}?force=1`);
+  // Each piece of output has a header of 8 bytes.
+  return logs.text.slice(8).trim();
+}
+
+describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('the unmodified docker-machine client', () => {
+  beforeAll(() => {
+    execFileSync('mkdir', ['-p', bin]);
+    symlinkSync(join(root, 'dist/docker-machine-driver-tshyve.cjs'), join(bin, 'docker-machine-driver-tshyve'));
+    symlinkSync(join(root, 'dist/tshyve.cjs'), join(bin, 'tshyve'));
+  });
+  afterAll(async () => {
+    await machine('rm', '-f', '-y', 'm1', 'm2');
+    rmSync(world, { recursive: true, force: true });
+  });
+
+  test('create --help shows our flags', async () => {
+    expect(await ok('create', '-d', 'tshyve', '--help')).toContain('--tshyve-cpus');
+  });
+
+  test('bad flags fail before anything is made, with the fix', async () => {
+    const result = await machine('create', '-d', 'tshyve', '--tshyve-cpus', '0', '--tshyve-network', 'x', 'bad');
+    expect(result.code).toBe(3);
+    expect(result.err).toContain('--tshyve-cpus is 0: give 1 to');
+    expect(result.err).toContain('--tshyve-network');
+    const missingImage = await machine('create', '-d', 'tshyve', '--tshyve-image-url', 'file:///no/such.iso', 'bad');
+    expect(missingImage.err).toContain('/no/such.iso does not exist');
+    expect(existsSync(join(store, 'machines', 'bad'))).toBe(false);
+  });
+
+  test('create gives a Docker host', async () => {
+    const out = await ok(
+      'create',
+      '-d',
+      'tshyve',
+      '--tshyve-cpus',
+      '2',
+      '--tshyve-memory',
+      '1024',
+      '--tshyve-extra-disk',
+      '64',
+      'm1',
+    );
+    expect(out).toContain('Provisioning with boot2docker');
+    expect(out).toContain('Docker is up and running!');
+    dockerUrl = await ok('url', 'm1');
+    expect(dockerUrl).toMatch(/^tcp:\/\/127\.\d+\.\d+\.\d+:2376$/);
+  });
+
+  test('ls, ip, status, inspect, env, config', async () => {
+    expect(await ok('ls')).toMatch(/m1 +\S+ +tshyve +Running +tcp:\/\/\S+ +v20\.10/);
+    expect(`tcp://${await ok('ip', 'm1')}:2376`).toBe(dockerUrl);
+    expect(await ok('status', 'm1')).toBe('Running');
+    expect(await ok('inspect', '-f', '{{.Driver.CPU}} {{.DriverName}} {{.Driver.Boot2DockerURL}}', 'm1')).toMatch(
+      /^2 tshyve file:\/\//,
+    );
+    expect(await ok('env', 'm1')).toContain(`export DOCKER_HOST="${dockerUrl}"`);
+    expect(await ok('config', 'm1')).toContain('--tlsverify');
+  });
+
+  test('ssh and scp both ways', async () => {
+    expect(await ok('ssh', 'm1', 'uname -a')).toMatch(/^Linux m1 /);
+    expect(await ok('ssh', 'm1', 'lsblk -bdno SIZE | sort -n | head -1')).toBe(String(64 << 20));
+    const [there, back] = [join(world, 'there'), join(world, 'back')];
+    writeFileSync(there, 'over the wire');
+    await ok('scp', there, 'm1:/tmp/file');
+    await ok('scp', 'm1:/tmp/file', back);
+    expect(readFileSync(back, 'utf8')).toBe('over the wire');
+  });
+
+  test('a container runs through the Docker API over TLS', async () => {
+    await ok(
+      'ssh',
+      'm1',
+      'mkdir -p box && cp /bin/busybox box/ && for f in $(ldd /bin/busybox | grep -o "/lib[^ ]*"); do mkdir -p box$(dirname $f) && cp -L $f box$f; done && tar -C box -c . | docker import - box:1',
+    );
+    expect(await runContainer('echo kept > /data/file; uname -n; cat /data/file')).toContain('kept');
+  });
+
+  test.each([['stop'], ['kill']])('a volume survives %s and start', async (how) => {
+    const address = await ok('ip', 'm1');
+    await ok(how, 'm1');
+    expect(await ok('status', 'm1')).toBe('Stopped');
+    expect(await ok('ls')).toMatch(/m1 .* Stopped/);
+    expect((await machine('url', 'm1')).err).toContain('Host is not running');
+    await ok('start', 'm1');
+    expect(await ok('ip', 'm1')).toBe(address);
+    expect(await runContainer('cat /data/file')).toBe('kept');
+  });
+
+  test('restart, regenerate-certs, provision, upgrade', async () => {
+    await ok('restart', 'm1');
+    await ok('regenerate-certs', '-f', 'm1');
+    await ok('provision', 'm1');
+    expect(await ok('upgrade', 'm1')).not.toContain('rror');
+    expect(await ok('status', 'm1')).toBe('Running');
+    expect(await runContainer('cat /data/file')).toBe('kept');
+  });
+
+  test('a dead supervisor takes QEMU along; ls tells the truth within 2 s; start heals', async () => {
+    process.kill(supervisorPid(), 'SIGKILL');
+    await expect.poll(() => processes(), { timeout: 2000 }).toEqual([]);
+    const begun = performance.now();
+    expect(await ok('ls')).toMatch(/m1 .* Stopped/);
+    expect(performance.now() - begun).toBeLessThan(2000);
+    await ok('start', 'm1');
+  });
+
+  test('a dead QEMU is noticed', async () => {
+    const { vmPid } = status();
+    process.kill(vmPid, 'SIGKILL');
+    await expect.poll(() => processes(), { timeout: 2000 }).toEqual([]);
+    expect(await ok('status', 'm1')).toBe('Stopped');
+    expect(readFileSync(join(store, 'machines/m1/last-exit.json'), 'utf8')).toContain('crashed');
+  });
+
+  test('rm leaves no process and no file', async () => {
+    await ok('rm', '-y', 'm1');
+    expect(processes()).toEqual([]);
+    expect(readdirSync(join(store, 'machines'))).toEqual([]);
+    expect(readdirSync(join(world, 'home/addresses'))).toEqual([]);
+  });
+
+  test.each([100, 400, 800, 1200, 1600, 2200, 3000, 4500, 7000, 10_000])(
+    'a client killed after %i ms of create leaves nothing that rm does not clean',
+    async (afterMs) => {
+      const child: ChildProcess = spawn(
+        client,
+        ['-s', store, 'create', '-d', 'tshyve', '--tshyve-memory', '512', 'm2'],
+        { env, stdio: 'ignore' },
+      );
+      await new Promise((wake) => setTimeout(wake, afterMs));
+      child.kill('SIGKILL');
+      const begun = performance.now();
+      await machine('ls');
+      expect(performance.now() - begun).toBeLessThan(2000);
+      if (existsSync(join(store, 'machines/m2'))) await machine('rm', '-f', '-y', 'm2');
+      await expect.poll(() => processes(), { timeout: 15_000 }).toEqual([]);
+      expect(existsSync(join(store, 'machines/m2'))).toBe(false);
+      expect(readdirSync(join(world, 'home/addresses'))).toEqual([]);
+    },
+  );
+
+  function status(): { vmPid: number; supervisorPid: number } {
+    const [id] = readdirSync(join(world, 'run')).filter((name) => /^[0-9a-f]{16}$/.test(name));
+    return JSON.parse(readFileSync(join(world, 'run', id ?? '', 'status.json'), 'utf8')) as {
+      vmPid: number;
+      supervisorPid: number;
+    };
+  }
+  function supervisorPid(): number {
+    return status().supervisorPid;
+  }
+});
