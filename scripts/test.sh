@@ -55,6 +55,7 @@ step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh
 step 'unit tests' vitest unit
 if [ "$tier" = full ]; then
 	step 'guest image' iso/build.sh
+	step 'image is reproducible' iso/check-reproducible.sh
 	step 'Go clients' test/conformance/build.sh
 	step 'conformance and end-to-end tests' vitest e2e
 fi

@@ -2,7 +2,7 @@ import { closeSync, rmSync, writeSync } from 'node:fs';
 import { type Server, type Socket, createServer } from 'node:net';
 import { rm } from 'node:fs/promises';
 
-import { TshyveError, lockFile, makePrivateDirectory, messageOf } from '../base/index.js';
+import { type FileLock, TshyveError, lockFile, makePrivateDirectory, messageOf } from '../base/index.js';
 import { supervisorPlace } from './place.js';
 import { Supervisor } from './supervisor.js';
 import type { LaunchAnswer, LaunchRequest } from './types.js';
@@ -49,10 +49,15 @@ export async function main(argv: readonly string[]): Promise<void> {
   }
 }
 
+/**
+ * Never released: the kernel does that when this process ends, however it ends. Held here because Node closes a file
+ * handle that nothing refers to.
+ */
+export let heldLock: FileLock | undefined;
+
 async function supervise(request: LaunchRequest, answer: (text: LaunchAnswer) => void): Promise<void> {
   const place = supervisorPlace(request.machineDirectory, request.id);
-  // Never released: the kernel does that when this process ends, however it ends.
-  await lockFile(place.lock);
+  heldLock = await lockFile(place.lock);
   await makePrivateDirectory(place.runDirectory);
   await rm(place.socket, { force: true });
   const supervisor = new Supervisor(request, place, log);
