@@ -7,7 +7,9 @@ import { expect, test } from 'vitest';
 import { packageRoot, readManifest } from '../../../driver/base/index.js';
 
 const read = (name: string) => JSON.parse(readFileSync(join(packageRoot(), name), 'utf8')) as Record<string, unknown>;
-const validate = new Ajv({ strict: true, strictRequired: false, allowUnionTypes: true }).compile(read('plugin-manifest.schema.json'));
+const validate = new Ajv({ strict: true, strictRequired: false, allowUnionTypes: true }).compile(
+  read('plugin-manifest.schema.json'),
+);
 
 test('the manifest fits its schema and the package', () => {
   expect(validate(read('plugin-manifest.json')), JSON.stringify(validate.errors)).toBe(true);
