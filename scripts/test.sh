@@ -57,7 +57,8 @@ if [ "$tier" = full ]; then
 	step 'guest image' iso/build.sh
 	step 'image is reproducible' iso/check-reproducible.sh
 	step 'Go clients' test/conformance/build.sh
-	step 'conformance and end-to-end tests' vitest e2e
+	step 'gob with a Go peer' vitest conformance
+	step 'end-to-end tests' vitest e2e
 fi
 
 read -r p f s < <(node -e '

@@ -1,7 +1,15 @@
 import { mkdir, readFile, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { TshyveError, exists, machineId, makePrivateDirectory, tshyveHome, writeFileAtomic } from '../base/index.js';
+import {
+  TshyveError,
+  exists,
+  isLocked,
+  machineId,
+  makePrivateDirectory,
+  tshyveHome,
+  writeFileAtomic,
+} from '../base/index.js';
 import { type GuestSession, contactGuest, createKeyPair, diskSeed } from '../guest/index.js';
 import { type PortForward, type VmSpec, selectHypervisor } from '../hypervisor/index.js';
 import {
@@ -165,12 +173,17 @@ export class TshyveDriver implements Driver {
   }
 
   async getState(): Promise<MachineState> {
-    if (!(await exists(this.#layout.record))) return 'none';
+    const record = await readRecord(this.#layout.record);
+    if (record === undefined) return 'none';
+    // Half-made: somebody is at it, or was killed on the way.
+    if (!record.complete) return (await isLocked(this.#layout.operationLock)) ? 'starting' : 'error';
     const status = await quickStatus(this.#reference);
     return status?.state ?? 'stopped';
   }
 
   async getURL(): Promise<string> {
+    // A client that sees a url takes the machine for running and waits for its Docker.
+    if ((await readRecord(this.#layout.record))?.complete !== true) throw notRunning();
     const { hostAddress, hostPort } = await this.#forward('docker');
     return `tcp://${hostAddress}:${String(hostPort)}`;
   }

@@ -32,7 +32,13 @@ export async function main(argv: readonly string[]): Promise<void> {
   const env = process.env;
   // With the token set, the arguments are the client's own (rancher-machine passes them on) and mean nothing here.
   if (env['MACHINE_PLUGIN_TOKEN'] !== TOKEN) {
-    await answerByHand(argv[0]);
+    if (argv[0] === '--grpc') {
+      const [{ serveGrpc }, { createDriver }] = await Promise.all([
+        import('./grpc/main.js'),
+        import('../machine/index.js'),
+      ]);
+      await serveGrpc(argv[1], createDriver);
+    } else await answerByHand(argv[0]);
     return;
   }
   // Children must not take themselves for a plugin.

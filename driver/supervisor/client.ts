@@ -102,7 +102,7 @@ export class SupervisorClient {
     start: (client: GeneratedClient, callback: (error: ServiceError | null, response: T) => void) => unknown,
   ): Promise<T> {
     const { client } = await this.#connect();
-    const { fromServiceError } = await import('./grpc-status.js');
+    const { fromServiceError } = await import('../grpc/index.js');
     try {
       return await new Promise<T>((resolve, reject) => {
         start(client, (error, response) => {

@@ -1,22 +1,8 @@
-import {
-  Metadata,
-  Server,
-  ServerCredentials,
-  type ServerWritableStream,
-  type handleUnaryCall,
-  type sendUnaryData,
-} from '@grpc/grpc-js';
+import { Server, ServerCredentials } from '@grpc/grpc-js';
 import type { Socket } from 'node:net';
 
-import { messageOf } from '../base/index.js';
-import { HealthCheckResponse_ServingStatus, type HealthServer, HealthService } from './generated/health.js';
-import {
-  type Event,
-  type SupervisorServer,
-  SupervisorService,
-  type WatchEventsRequest,
-} from './generated/supervisor.js';
-import { kindOf, kindTrailer, statusCode } from './grpc-status.js';
+import { HealthService, healthMethods, streaming, unary } from '../grpc/index.js';
+import { type Event, type SupervisorServer, SupervisorService } from './generated/supervisor.js';
 import type { Supervisor } from './supervisor.js';
 import type { MachineEvent } from './types.js';
 
@@ -55,45 +41,25 @@ function supervisorMethods(supervisor: Supervisor): SupervisorServer {
       await supervisor.resume();
       return {};
     }),
-    watchEvents: (call: ServerWritableStream<WatchEventsRequest, Event>) => {
-      const send = (event: MachineEvent) => {
-        call.write(wireEvent(event));
-      };
-      for (const event of supervisor.status().events) send(event);
-      const end = () => {
-        call.end();
-      };
-      supervisor.on('event', send);
-      supervisor.once('gone', end);
-      call.on('cancelled', () => {
-        supervisor.off('event', send);
-        supervisor.off('gone', end);
+    watchEvents: streaming((_request, write: (event: Event) => void, signal) => {
+      return new Promise((resolve) => {
+        const send = (event: MachineEvent) => {
+          write(wireEvent(event));
+        };
+        const end = () => {
+          supervisor.off('event', send);
+          supervisor.off('gone', end);
+          resolve();
+        };
+        for (const event of supervisor.status().events) send(event);
+        supervisor.on('event', send);
+        supervisor.once('gone', end);
+        signal.addEventListener('abort', end, { once: true });
       });
-    },
+    }),
   };
 }
-
-const healthMethods: HealthServer = {
-  check: unary(() => ({ status: HealthCheckResponse_ServingStatus.SERVING })),
-};
 
 function wireEvent(event: MachineEvent): Event {
   return { name: event.name, argument: event.argument, atMs: BigInt(event.atMs) };
-}
-
-/** Turns a function into a gRPC handler whose errors carry our kinds. */
-function unary<Request, Response>(
-  answer: (request: Request) => Response | Promise<Response>,
-): handleUnaryCall<Request, Response> {
-  return (call, callback: sendUnaryData<Response>) => {
-    void (async () => {
-      try {
-        callback(null, await answer(call.request));
-      } catch (error) {
-        const metadata = new Metadata();
-        metadata.set(kindTrailer, kindOf(error));
-        callback({ code: statusCode(error), details: messageOf(error), metadata });
-      }
-    })();
-  };
 }

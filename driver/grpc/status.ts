@@ -37,7 +37,11 @@ export function kindOf(error: unknown): ErrorKind {
 export function fromServiceError(error: ServiceError): TshyveError {
   const [kind] = error.metadata.get(kindTrailer);
   const known = typeof kind === 'string' && Object.hasOwn(codes, kind) ? (kind as ErrorKind) : undefined;
-  return new TshyveError(known ?? 'internal', error.details === '' ? messageOf(error) : error.details, {
-    cause: error,
-  });
+  return new TshyveError(
+    known ?? (error.code === status.CANCELLED ? 'cancelled' : 'internal'),
+    error.details === '' ? messageOf(error) : error.details,
+    {
+      cause: error,
+    },
+  );
 }

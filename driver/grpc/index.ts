@@ -1,0 +1,3 @@
+export { HealthService } from './generated/health.js';
+export { healthMethods, streaming, unary } from './handlers.js';
+export { fromServiceError, kindTrailer } from './status.js';
