@@ -1,62 +1,20 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { request } from 'node:https';
-import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 
-import { run } from '../../driver/base/index.js';
+import { World, cannotRun } from './world.js';
 
-const root = resolve(import.meta.dirname, '../..');
-const client = join(root, 'test/conformance/bin/docker-machine');
-const image = join(root, 'iso/out/tshyve-amd64.iso');
-const missing = [client, image, join(root, 'dist/tshyve.cjs')].filter((path) => !existsSync(path));
-if (missing.length > 0) console.warn(`docker-machine tests need ${missing.join(', ')}: run scripts/test.sh`);
+const world = cannotRun ? undefined : new World();
+const { store, env } = world ?? { store: '', env: {} };
+const machine = (...args: string[]) => requireWorld().machine(...args);
+const ok = (...args: string[]) => requireWorld().ok(...args);
 
-/** A world of its own: store, home, run folder, PATH with the plugin. */
-const world = mkdtempSync(join(tmpdir(), 'tse-'));
-const store = join(world, 'store');
-const bin = join(world, 'bin');
-const env: NodeJS.ProcessEnv = {
-  ...process.env,
-  PATH: `${bin}:${process.env['PATH'] ?? ''}`,
-  TSHYVE_HOME: join(world, 'home'),
-  TSHYVE_RUN_DIR: join(world, 'run'),
-  MACHINE_BUGSNAG_API_TOKEN: 'no-report',
-};
-
-interface Result {
-  readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
-}
-
-async function machine(...args: string[]): Promise<Result> {
-  const { code, stdout, stderr } = await run(client, ['-s', store, ...args], { env, timeoutMs: 300_000 });
-  return { code, out: stdout.trim(), err: stderr.trim() };
-}
-
-/** Runs the client and expects success. */
-async function ok(...args: string[]): Promise<string> {
-  const result = await machine(...args);
-  expect(result.code, `docker-machine ${args.join(' ')}: ${result.out}\n${result.err}`).toBe(0);
-  return result.out;
-}
-
-/** Processes that carry our world in their command line or environment. */
-function processes(): string[] {
-  const found: string[] = [];
-  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)) {
-    try {
-      const text = readFileSync(`/proc/${pid}/cmdline`, 'utf8') + readFileSync(`/proc/${pid}/environ`, 'utf8');
-      const state = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.[0];
-      if (text.includes(world) && state !== 'Z') found.push(`${pid} ${text.slice(0, 200).replaceAll('\0', ' ')}`);
-    } catch {
-      // Gone meanwhile.
-    }
-  }
-  return found;
+function requireWorld(): World {
+  if (world === undefined) throw new Error('no world');
+  return world;
 }
 
 /** One call of the machine's Docker API over TLS, with the client certificates that docker-machine made. */
@@ -112,16 +70,8 @@ async function runContainer(command: string): Promise<string> {
   return logs.text.slice(8).trim();
 }
 
-describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('the unmodified docker-machine client', () => {
-  beforeAll(() => {
-    execFileSync('mkdir', ['-p', bin]);
-    symlinkSync(join(root, 'dist/docker-machine-driver-tshyve.cjs'), join(bin, 'docker-machine-driver-tshyve'));
-    symlinkSync(join(root, 'dist/tshyve.cjs'), join(bin, 'tshyve'));
-  });
-  afterAll(async () => {
-    await machine('rm', '-f', '-y', 'm1', 'm2');
-    rmSync(world, { recursive: true, force: true });
-  });
+describe.skipIf(cannotRun)('the unmodified docker-machine client', () => {
+  afterAll(() => requireWorld().close());
 
   test('create --help shows our flags', async () => {
     expect(await ok('create', '-d', 'tshyve', '--help')).toContain('--tshyve-cpus');
@@ -170,7 +120,7 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('the unmodif
   test('ssh and scp both ways', async () => {
     expect(await ok('ssh', 'm1', 'uname -a')).toMatch(/^Linux m1 /);
     expect(await ok('ssh', 'm1', 'lsblk -bdno SIZE | sort -n | head -1')).toBe(String(64 << 20));
-    const [there, back] = [join(world, 'there'), join(world, 'back')];
+    const [there, back] = [join(requireWorld().folder, 'there'), join(requireWorld().folder, 'back')];
     writeFileSync(there, 'over the wire');
     await ok('scp', there, 'm1:/tmp/file');
     await ok('scp', 'm1:/tmp/file', back);
@@ -208,7 +158,7 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('the unmodif
 
   test('a dead supervisor takes QEMU along; ls tells the truth within 2 s; start heals', async () => {
     process.kill(supervisorPid(), 'SIGKILL');
-    await expect.poll(() => processes(), { timeout: 2000 }).toEqual([]);
+    await expect.poll(() => requireWorld().processes(), { timeout: 2000 }).toEqual([]);
     const begun = performance.now();
     expect(await ok('ls')).toMatch(/m1 .* Stopped/);
     expect(performance.now() - begun).toBeLessThan(2000);
@@ -218,7 +168,7 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('the unmodif
   test('a dead QEMU is noticed', async () => {
     const { vmPid } = status();
     process.kill(vmPid, 'SIGKILL');
-    await expect.poll(() => processes(), { timeout: 2000 }).toEqual([]);
+    await expect.poll(() => requireWorld().processes(), { timeout: 2000 }).toEqual([]);
     expect(await ok('status', 'm1')).toBe('Stopped');
     expect(readFileSync(join(store, 'machines/m1/last-exit.json'), 'utf8')).toContain('crashed');
   });
@@ -226,16 +176,16 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('the unmodif
   test('rm leaves no process and no file', async () => {
     await ok('rm', '-y', 'm1');
     // The client does not wait for its plugin.
-    await expect.poll(() => processes(), { timeout: 2000 }).toEqual([]);
+    await expect.poll(() => requireWorld().processes(), { timeout: 2000 }).toEqual([]);
     expect(readdirSync(join(store, 'machines'))).toEqual([]);
-    expect(readdirSync(join(world, 'home/addresses'))).toEqual([]);
+    expect(readdirSync(requireWorld().addresses)).toEqual([]);
   });
 
   test.each([100, 400, 800, 1200, 1600, 2200, 3000, 4500, 7000, 10_000])(
     'a client killed after %i ms of create leaves nothing that rm does not clean',
     async (afterMs) => {
       const child: ChildProcess = spawn(
-        client,
+        requireWorld().client,
         ['-s', store, 'create', '-d', 'tshyve', '--tshyve-memory', '512', 'm2'],
         { env, stdio: 'ignore' },
       );
@@ -246,15 +196,15 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('the unmodif
       await machine('ls', '--timeout', '1');
       expect(performance.now() - begun).toBeLessThan(2000);
       if (existsSync(join(store, 'machines/m2'))) await machine('rm', '-f', '-y', 'm2');
-      await expect.poll(() => processes(), { timeout: 15_000 }).toEqual([]);
+      await expect.poll(() => requireWorld().processes(), { timeout: 15_000 }).toEqual([]);
       expect(existsSync(join(store, 'machines/m2'))).toBe(false);
-      expect(readdirSync(join(world, 'home/addresses'))).toEqual([]);
+      expect(readdirSync(requireWorld().addresses)).toEqual([]);
     },
   );
 
   function status(): { vmPid: number; supervisorPid: number } {
-    const [id] = readdirSync(join(world, 'run')).filter((name) => /^[0-9a-f]{16}$/.test(name));
-    return JSON.parse(readFileSync(join(world, 'run', id ?? '', 'status.json'), 'utf8')) as {
+    const [id] = readdirSync(requireWorld().runFolder).filter((name) => /^[0-9a-f]{16}$/.test(name));
+    return JSON.parse(readFileSync(join(requireWorld().runFolder, id ?? '', 'status.json'), 'utf8')) as {
       vmPid: number;
       supervisorPid: number;
     };
