@@ -41,6 +41,8 @@ export class World {
       TSHYVE_HOME: join(this.folder, 'home'),
       TSHYVE_RUN_DIR: this.runFolder,
       MACHINE_BUGSNAG_API_TOKEN: 'no-report',
+      // `docker-machine env` refuses to guess without it, and CI has no login shell.
+      SHELL: '/bin/bash',
     };
   }
 
