@@ -1,0 +1,98 @@
+#include "memory/guest_memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+namespace tshyve {
+namespace {
+
+constexpr std::uint64_t kPageSize = 4096;
+
+}  // namespace
+
+Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::span<const Extent> extents, Backing backing) {
+  std::unique_ptr<GuestMemory> memory(new GuestMemory());
+  std::uint64_t total = 0;
+  std::uint64_t end = 0;
+  for (const Extent& extent : extents) {
+    const bool aligned = extent.guestAddress % kPageSize == 0 && extent.size % kPageSize == 0;
+    std::uint64_t extentEnd = 0;
+    if (!aligned || extent.size == 0 || extent.guestAddress < end ||
+        __builtin_add_overflow(extent.guestAddress, extent.size, &extentEnd)) {
+      return Error{ErrorCode::kInvalidArgument, "guest memory: extents must be page-aligned, ascending and disjoint"};
+    }
+    end = extentEnd;
+    total += extent.size;
+  }
+  if (backing == Backing::kShared) {
+    memory->fd_.reset(::memfd_create("tshyve-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    if (!memory->fd_) return Error::fromErrno("memfd_create");
+    if (::ftruncate(memory->fd_.get(), static_cast<off_t>(total)) != 0) return Error::fromErrno("guest memory");
+    // A vhost-user peer holds the descriptor too; it must not cut memory away under us.
+    if (::fcntl(memory->fd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+      return Error::fromErrno("guest memory seals");
+    }
+  }
+  std::uint64_t offset = 0;
+  for (const Extent& extent : extents) {
+    const int flags = backing == Backing::kShared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* mapped = ::mmap(nullptr, extent.size, PROT_READ | PROT_WRITE, flags, memory->fd_.get(),
+                          backing == Backing::kShared ? static_cast<off_t>(offset) : 0);
+    if (mapped == MAP_FAILED) {
+      return Error::fromErrno("cannot reserve " + std::to_string(extent.size >> 20) + " MiB of guest memory");
+    }
+    memory->regions_.push_back({extent.guestAddress, {static_cast<std::byte*>(mapped), extent.size}, offset});
+    // Best effort: fewer TLB misses; a core dump of us is no place for the guest's secrets.
+    ::madvise(mapped, extent.size, MADV_HUGEPAGE);
+    ::madvise(mapped, extent.size, MADV_DONTDUMP);
+    if (backing == Backing::kShared) offset += extent.size;
+  }
+  return memory;
+}
+
+GuestMemory::~GuestMemory() {
+  for (const Region& region : regions_) ::munmap(region.bytes.data(), region.bytes.size());
+}
+
+std::uint64_t GuestMemory::totalBytes() const {
+  std::uint64_t total = 0;
+  for (const Region& region : regions_) total += region.bytes.size();
+  return total;
+}
+
+std::optional<std::span<std::byte>> GuestMemory::slice(std::uint64_t address, std::uint64_t length) const {
+  for (const Region& region : regions_) {
+    if (address < region.guestAddress) continue;
+    const std::uint64_t offset = address - region.guestAddress;
+    const std::uint64_t size = region.bytes.size();
+    if (offset < size && length <= size - offset) return region.bytes.subspan(offset, length);
+  }
+  return std::nullopt;
+}
+
+bool GuestMemory::readBytes(std::uint64_t address, std::span<std::byte> out) const {
+  const auto source = slice(address, out.size());
+  if (!source) return false;
+  std::memcpy(out.data(), source->data(), out.size());
+  return true;
+}
+
+bool GuestMemory::writeBytes(std::uint64_t address, std::span<const std::byte> data) const {
+  const auto target = slice(address, data.size());
+  if (!target) return false;
+  std::memcpy(target->data(), data.data(), data.size());
+  return true;
+}
+
+Result<void> GuestMemory::discard(std::uint64_t address, std::uint64_t length) const {
+  const auto range = slice(address, length);
+  if (!range || address % kPageSize != 0 || length % kPageSize != 0) {
+    return Error{ErrorCode::kGuest, "a range that is not whole pages of guest memory cannot be given back"};
+  }
+  // MADV_REMOVE punches a hole into the memfd; private memory has no file behind it.
+  const int advice = fd_ ? MADV_REMOVE : MADV_DONTNEED;
+  if (::madvise(range->data(), range->size(), advice) != 0) return Error::fromErrno("madvise");
+  return {};
+}
+
+}  // namespace tshyve

@@ -1,0 +1,53 @@
+#include "memory/guest_memory.h"
+
+#include <gtest/gtest.h>
+
+namespace tshyve {
+namespace {
+
+constexpr GuestMemory::Extent kExtents[] = {{0, 0x10000}, {0x100000, 0x20000}};
+
+class GuestMemoryTest : public testing::TestWithParam<GuestMemory::Backing> {};
+INSTANTIATE_TEST_SUITE_P(Backings, GuestMemoryTest,
+                         testing::Values(GuestMemory::Backing::kPrivate, GuestMemory::Backing::kShared));
+
+TEST_P(GuestMemoryTest, SlicesOnlyWhatIsWhollyInOneRegion) {
+  auto memory = GuestMemory::create(kExtents, GetParam());
+  ASSERT_TRUE(memory);
+  EXPECT_TRUE((*memory)->slice(0, 0x10000));
+  EXPECT_FALSE((*memory)->slice(0, 0x10001));
+  EXPECT_FALSE((*memory)->slice(0x10000, 1));
+  EXPECT_FALSE((*memory)->slice(0xfffff, 2));
+  EXPECT_TRUE((*memory)->slice(0x11ffff, 1));
+  EXPECT_FALSE((*memory)->slice(0x11ffff, 2));
+  EXPECT_FALSE((*memory)->slice(0x100000, UINT64_MAX));
+  EXPECT_FALSE((*memory)->slice(UINT64_MAX, 2));
+  EXPECT_EQ((*memory)->totalBytes(), 0x30000U);
+}
+
+TEST_P(GuestMemoryTest, ReadsBackWhatWasWritten) {
+  auto memory = GuestMemory::create(kExtents, GetParam());
+  ASSERT_TRUE((*memory)->write<std::uint32_t>(0x100ffc, 0xdeadbeef));
+  EXPECT_EQ((*memory)->read<std::uint32_t>(0x100ffc), 0xdeadbeefU);
+  EXPECT_FALSE((*memory)->write<std::uint32_t>(0xfffe, 1));
+  EXPECT_EQ((*memory)->read<std::uint64_t>(0xfffc), std::nullopt);
+}
+
+TEST_P(GuestMemoryTest, DiscardedPagesReadAsZero) {
+  auto memory = GuestMemory::create(kExtents, GetParam());
+  ASSERT_TRUE((*memory)->write<std::uint64_t>(0x101000, 7));
+  ASSERT_TRUE((*memory)->discard(0x101000, 0x1000));
+  EXPECT_EQ((*memory)->read<std::uint64_t>(0x101000), 0U);
+  EXPECT_FALSE((*memory)->discard(0x101001, 0x1000));
+  EXPECT_FALSE((*memory)->discard(0x11f000, 0x2000));
+}
+
+TEST(GuestMemory, RefusesBadExtents) {
+  const GuestMemory::Extent overlapping[] = {{0, 0x2000}, {0x1000, 0x1000}};
+  EXPECT_FALSE(GuestMemory::create(overlapping, GuestMemory::Backing::kPrivate));
+  const GuestMemory::Extent unaligned[] = {{0x10, 0x1000}};
+  EXPECT_FALSE(GuestMemory::create(unaligned, GuestMemory::Backing::kPrivate));
+}
+
+}  // namespace
+}  // namespace tshyve
