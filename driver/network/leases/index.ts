@@ -1,0 +1,10 @@
+export { parseBootpdLeases } from './bootpd.js';
+export { type Candidate, type LeaseQuery, belongsTo, chooseCandidates } from './choose.js';
+export { parseDhcpdLeases } from './dhcpd.js';
+export { type DiscoverOptions, discoverAddress, readBaseline } from './discover.js';
+export { parseDnsmasqLeases } from './dnsmasq.js';
+export type { Lease, LeaseParser } from './lease.js';
+export { parseLibvirtLeases } from './libvirt.js';
+export { type Neighbour, parseArp, parseIpNeigh, parseProcNetArp } from './neighbours.js';
+export { parseNetworkdLeases } from './networkd.js';
+export { type LeaseFile, readLeases, watchLeaseFile } from './watch.js';
