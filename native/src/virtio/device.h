@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -10,6 +9,7 @@
 #include "base/result.h"
 #include "base/state_stream.h"
 #include "memory/guest_memory.h"
+#include "virtio/features.h"
 #include "virtio/queue.h"
 
 namespace tshyve::virtio {
@@ -24,11 +24,6 @@ enum class DeviceType : std::uint16_t {
   kVsock = 19,
   kFileSystem = 26,
 };
-
-/// Feature bits that belong to no device type (section 6).
-constexpr std::uint64_t kFeatureIndirectDescriptors = 1ULL << 28;
-constexpr std::uint64_t kFeatureEventIndex = 1ULL << 29;
-constexpr std::uint64_t kFeatureVersion1 = 1ULL << 32;
 
 /// How a device reaches its driver; the transport's. Any thread.
 class DriverSignals {
@@ -49,8 +44,9 @@ class DriverSignals {
 /// What a device gets when its driver is ready (DRIVER_OK).
 struct Activation {
   const GuestMemory& memory;
-  /// One per queue of the device; null where the driver did not enable the queue.
-  std::vector<std::unique_ptr<Queue>> queues;
+  /// One per queue of the device; null where the driver did not enable the queue. The transport owns them: they live
+  /// until `reset` returns.
+  std::vector<Queue*> queues;
   /// What device and driver agreed on.
   std::uint64_t features;
   DriverSignals& signals;
@@ -76,14 +72,17 @@ class Device {
   virtual void readConfig(std::uint32_t offset, std::span<std::byte> data) = 0;
   virtual void writeConfig(std::uint32_t offset, std::span<const std::byte> data) = 0;
 
+  /// Every enabled queue is notified after it: the driver may have offered buffers before.
   virtual Result<void> activate(Activation activation) = 0;
   /// The driver offered buffers in this queue. Only between activate and reset.
   virtual void notify(std::uint16_t queue) = 0;
-  /// Returns when no request touches guest memory any more; the queues are gone then.
+  /// Returns when no request touches guest memory or the queues any more. Also comes without an activation before.
   virtual void reset() = 0;
 
-  /// Stops taking requests and finishes those under way, so that the state can be saved.
+  /// Stops taking requests and finishes those under way, so that the state can be saved. No `notify` comes until
+  /// `resume`. A restored device is paused before it is activated: it must not start on its own then.
   virtual void pause() = 0;
+  /// Every enabled queue is notified after it.
   virtual void resume() = 0;
   /// State beyond what the transport saves (features, queue positions, configuration written by the driver).
   virtual void save(StateWriter& writer) const = 0;
