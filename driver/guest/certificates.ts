@@ -1,4 +1,4 @@
-import { webcrypto } from 'node:crypto';
+import { createPrivateKey, webcrypto } from 'node:crypto';
 import { mkdir, readFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
@@ -98,13 +98,7 @@ export async function issueServerCertificate(
 ): Promise<{ certificate: string; key: string }> {
   const library = await x509();
   const issuer = new library.X509Certificate(await readFile(ca.ca, 'utf8'));
-  const signingKey = await webcrypto.subtle.importKey(
-    'pkcs8',
-    library.PemConverter.decodeFirst(await readFile(ca.caKey, 'utf8')),
-    algorithm,
-    false,
-    ['sign'],
-  );
+  const signing = await importSigningKey(await readFile(ca.caKey));
   const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
   const certificate = await library.X509CertificateGenerator.create({
     ...validity(),
@@ -112,8 +106,8 @@ export async function issueServerCertificate(
     subject: 'CN=tshyve-machine',
     issuer: issuer.subject,
     publicKey: keys.publicKey,
-    signingKey: signingKey,
-    signingAlgorithm: algorithm,
+    signingKey: signing.key,
+    signingAlgorithm: signing.algorithm,
     extensions: [
       new library.KeyUsagesExtension(library.KeyUsageFlags.digitalSignature, true),
       new library.ExtendedKeyUsageExtension([library.ExtendedKeyUsage.serverAuth]),
@@ -126,6 +120,15 @@ export async function issueServerCertificate(
   await writeFileAtomic(paths.key, await privateKeyPem(keys.privateKey));
   await writeFileAtomic(paths.certificate, `${certificate.toString('pem')}\n`, 0o644);
   return paths;
+}
+
+/** The CA is ours (EC, PKCS#8), or docker-machine's when it came first to the store (RSA, PKCS#1). */
+async function importSigningKey(pem: Buffer) {
+  const key = createPrivateKey(pem);
+  const signing =
+    key.asymmetricKeyType === 'rsa' ? ({ name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' } as const) : algorithm;
+  const der = key.export({ type: 'pkcs8', format: 'der' });
+  return { key: await webcrypto.subtle.importKey('pkcs8', der, signing, false, ['sign']), algorithm: signing };
 }
 
 async function privateKeyPem(key: webcrypto.CryptoKey): Promise<string> {
