@@ -1,6 +1,6 @@
 // Bundles the sources into dist/: CommonJS chunks that load each other only when needed. esbuild splits only ES
-// modules, which start slower, so the splitting is done here: every dynamic import() starts a chunk of its own, and
-// driver/base is one chunk that all share (errors must exist once).
+// modules, which start slower, so the splitting is done here: every dynamic import() starts a chunk of its own. Each
+// chunk has its own copy of what it uses of driver/base, so that a plugin that starts loads no more than that.
 import { build } from 'esbuild';
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const dist = join(root, 'dist');
-const base = join(root, 'driver/base/index.ts');
+const base = join(root, 'driver/base');
 const main = join(root, 'driver/main.ts');
 const started = performance.now();
 
@@ -33,15 +33,15 @@ const splitting = {
       if (args.pluginData === 'resolved' || args.path.startsWith('node:')) return undefined;
       const isOwn = args.path.startsWith('.') && !args.importer.includes('node_modules');
       const target = isOwn ? resolve(args.resolveDir, args.path.replace(/\.js$/, '.ts')) : args.path;
-      // The base chunk is shared by everybody but itself.
-      if (target === base && args.kind !== 'entry-point' && dirname(args.importer) !== dirname(base)) {
-        return { path: `./${chunkOf(base)}`, external: true };
-      }
       if (args.importer.includes('node_modules') || args.kind === 'entry-point') return undefined;
       // grpc-js lives in one chunk, whoever imports it.
       const shared = target === '@grpc/grpc-js' && !args.importer.includes('node_modules');
-      if (args.kind === 'dynamic-import' || shared) return { path: `./${chunkOf(target)}`, external: true };
-      return undefined;
+      const isBase = dirname(target) === base;
+      if (shared || (args.kind === 'dynamic-import' && !isBase)) {
+        return { path: `./${chunkOf(target)}`, external: true };
+      }
+      // Nothing in base acts on its own: what a chunk does not use of it is left out.
+      return isBase ? { path: target, sideEffects: false } : undefined;
     });
     // Optional native parts of ssh2: it works without, and a bundle cannot carry them.
     hooks.onResolve({ filter: /^cpu-features$|\.node$/ }, () => ({ path: 'empty', namespace: 'empty' }));

@@ -7,23 +7,6 @@ import { PluginServer } from './plugin-server.js';
 /** libmachine's magic: a plugin started by a client finds this in its environment. */
 const TOKEN = '42';
 
-const byHand = `This is a Docker Machine plugin binary.
-Plugin binaries are not intended to be invoked directly.
-Please use this plugin through the main 'docker-machine' binary.
-(API version: 1)
-`;
-
-const usage = `docker-machine-driver-tshyve: the tshyve driver for docker-machine, rancher-machine and minikube
-
-Usage:
-  docker-machine create -d tshyve NAME        a client starts this program by itself
-  docker-machine-driver-tshyve --grpc unix:/PATH/driver.sock
-                                              serve the driver over gRPC (tshyve.driver.v1)
-  docker-machine-driver-tshyve version        print the version
-
-Put the folder of this program on the PATH of the client.
-`;
-
 /**
  * The process behind `docker-machine-driver-tshyve`. Sets the exit code and ends the process itself.
  * @param argv arguments without node and script
@@ -38,25 +21,13 @@ export async function main(argv: readonly string[]): Promise<void> {
         import('../machine/index.js'),
       ]);
       await serveGrpc(argv[1], createDriver);
-    } else await answerByHand(argv[0]);
+    } else (await import('./by-hand.js')).answerByHand(argv[0]);
     return;
   }
   // Children must not take themselves for a plugin.
   delete env['MACHINE_PLUGIN_TOKEN'];
   delete env['MACHINE_PLUGIN_DRIVER_NAME'];
   await servePlugin();
-}
-
-async function answerByHand(word: string | undefined): Promise<void> {
-  if (word === 'version' || word === '--version') {
-    const { readManifest } = await import('../base/index.js');
-    process.stdout.write(`version: v${readManifest().version}\n`);
-  } else if (word === '--help' || word === '-h') {
-    process.stdout.write(usage);
-  } else {
-    process.stderr.write(byHand);
-    process.exitCode = 1;
-  }
 }
 
 async function servePlugin(): Promise<void> {
