@@ -12,6 +12,8 @@ const HEARTBEAT_TIMEOUT_MS = 10_000;
 const CLEANUP_TIMEOUT_MS = 30_000;
 /** How long the reply to Close may take to leave. */
 const FLUSH_TIMEOUT_MS = 100;
+/** Calls that take this long or longer leave their duration in the debug log. */
+const NOTEWORTHY_CALL_MS = 2;
 
 export interface PluginServerOptions {
   readonly loadDriver: () => Promise<Driver>;
@@ -148,7 +150,10 @@ export class PluginServer {
     }
     if (call.serviceMethod.endsWith('.Heartbeat')) this.#rearm();
     const answer = async (): Promise<void> => {
+      const begin = performance.now();
       const outcome = await this.#run(call, method);
+      const ms = Math.round(performance.now() - begin);
+      if (ms >= NOTEWORTHY_CALL_MS) this.#options.debug(`${call.serviceMethod} took ${String(ms)} ms`);
       // Encoding defines types on the stream, so it must happen in the order of writing: in one step with it.
       const bytes = encodeOutcome(connection, call, method, outcome);
       if (method.kind === 'close') this.#close(socket, bytes);
