@@ -39,7 +39,18 @@ const layerRules = Object.entries(below).map(([folder, allowed]) => ({
 }));
 
 export default tseslint.config(
-  { ignores: ['dist', 'node_modules', 'iso/out', '**/generated', 'coverage', 'scripts/*.mjs', 'test/bench/*.mjs'] },
+  {
+    ignores: [
+      'dist',
+      'node_modules',
+      'iso/out',
+      '**/generated',
+      'coverage',
+      'scripts/*.mjs',
+      'test/bench/run.mjs',
+      'test/bench/out',
+    ],
+  },
   {
     files: ['**/*.ts'],
     extends: [...tseslint.configs.strictTypeChecked, ...tseslint.configs.stylisticTypeChecked],

@@ -51,7 +51,7 @@ step 'type check' npm run --silent typecheck
 step 'lint' npm run --silent lint
 step 'format' npm run --silent format:check
 step 'generated code is fresh' node scripts/generate-proto.mjs --check
-step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh
+step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh test/bench/*.sh
 step 'unit tests' vitest unit
 if [ "$tier" = full ]; then
 	step 'guest image' iso/build.sh

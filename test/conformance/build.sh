@@ -5,7 +5,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 case ${1:-} in
 -h | --help)
 	echo "Usage: test/conformance/build.sh"
-	echo "Builds docker-machine 0.16.2 and gobpeer into test/conformance/bin. Needs Go 1.26 or newer (its dependencies' pins do)."
+	echo "Builds docker-machine 0.16.2, an idle plugin of its own code and gobpeer into test/conformance/bin. Needs Go 1.26 or newer (its dependencies' pins do)."
 	exit 0
 	;;
 ?*)
@@ -21,5 +21,6 @@ mkdir -p "$here/bin"
 start=$SECONDS
 echo "Building docker-machine (a minute or two on the first run)"
 (cd "$here/docker-machine" && go build -trimpath -o "$here/bin/docker-machine" github.com/docker/machine/cmd/docker-machine)
+(cd "$here/docker-machine" && go build -trimpath -o "$here/bin/docker-machine-driver-idle" ./idleplugin)
 (cd "$here/gobpeer" && go build -trimpath -o "$here/bin/gobpeer" .)
 echo "Built in $((SECONDS - start)) s: $("$here/bin/docker-machine" --version 2>/dev/null)"
