@@ -2,22 +2,24 @@
  * Every way an operation can fail, as a stable code. On gob only the message travels; on gRPC the kind becomes a
  * status code; on the command line it becomes an exit code.
  */
-export type ErrorKind =
-  | 'usage' // the caller's words are off: flags, names, arguments
-  | 'invalid-config' // a stored or received configuration does not parse
-  | 'precondition' // the host lacks something: a program, a permission, a free port
-  | 'not-found' // no such machine, image or file
-  | 'already-exists'
-  | 'not-running' // the machine is down and the operation needs it up
-  | 'busy' // another process works on the same machine
-  | 'no-space'
-  | 'image' // download, checksum or content of a guest image
-  | 'hypervisor' // the virtual machine could not be launched or died
-  | 'guest' // the guest does not answer or refused a command
-  | 'protocol' // a peer sent bytes that break the contract
-  | 'timeout'
-  | 'cancelled'
-  | 'internal';
+export const errorKinds = [
+  'usage', // the caller's words are off: flags, names, arguments
+  'invalid-config', // a stored or received configuration does not parse
+  'precondition', // the host lacks something: a program, a permission, a free port
+  'not-found', // no such machine, image or file
+  'already-exists',
+  'not-running', // the machine is down and the operation needs it up
+  'busy', // another process works on the same machine
+  'no-space',
+  'image', // download, checksum or content of a guest image
+  'hypervisor', // the virtual machine could not be launched or died
+  'guest', // the guest does not answer or refused a command
+  'protocol', // a peer sent bytes that break the contract
+  'timeout',
+  'cancelled',
+  'internal',
+] as const;
+export type ErrorKind = (typeof errorKinds)[number];
 
 // Bundles load this module once (chunk "base"), but tests and embedders may load two copies: brand, don't `instanceof`.
 const brand = Symbol.for('tshyve.error');

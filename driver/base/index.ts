@@ -1,8 +1,17 @@
 export { writeFileAtomic } from './atomic-file.js';
 export { formatSeconds, sleep, within } from './deadline.js';
-export { type ErrorKind, TshyveError, codeOf, fileError, messageOf } from './errors.js';
+export { type ErrorKind, TshyveError, codeOf, errorKinds, fileError, messageOf } from './errors.js';
 export { type FileLock, isLocked, lockFile } from './file-lock.js';
 export { type Log, noLog } from './log.js';
-export { checkSocketPath, exists, machineId, makePrivateDirectory, runRoot, tshyveHome } from './paths.js';
+export {
+  checkSocketPath,
+  exists,
+  hasRunRoot,
+  machineId,
+  makePrivateDirectory,
+  makeRunDirectory,
+  runRoot,
+  tshyveHome,
+} from './paths.js';
 export { type Manifest, type ManifestImage, packageRoot, readManifest } from './manifest.js';
 export { type RunOptions, type RunResult, run } from './run.js';

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { Stats } from 'node:fs';
 import { chmod, lstat, mkdir } from 'node:fs/promises';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -31,14 +32,42 @@ export function machineId(storePath: string, machineName: string): string {
 export async function makePrivateDirectory(path: string): Promise<void> {
   await mkdir(path, { recursive: true, mode: 0o700 });
   const status = await lstat(path);
-  const uid = process.getuid?.();
-  if (!status.isDirectory() || (uid !== undefined && status.uid !== uid)) {
-    throw new TshyveError(
-      'precondition',
-      `${path} is not a folder of the current user. Remove it, or set TSHYVE_RUN_DIR to a folder of your own.`,
-    );
-  }
+  if (!status.isDirectory() || !isOurs(status)) throw foreignFolder(path);
   if ((status.mode & 0o077) !== 0) await chmod(path, 0o700);
+}
+
+/** Makes a folder of this name in the run folder; see `hasRunRoot` for why both are checked. */
+export async function makeRunDirectory(name: string): Promise<void> {
+  await makePrivateDirectory(runRoot());
+  await makePrivateDirectory(join(runRoot(), name));
+}
+
+/**
+ * True when the run folder exists. Its default place is /tmp, where anybody may have made a folder or a link of that
+ * name before us: whoever owns it could put sockets and status files of their own there.
+ * @throws TshyveError `precondition` when it is somebody else's, or others may write to it
+ */
+export async function hasRunRoot(path = runRoot()): Promise<boolean> {
+  try {
+    const status = await lstat(path);
+    if (!status.isDirectory() || !isOurs(status) || (status.mode & 0o022) !== 0) throw foreignFolder(path);
+    return true;
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+function isOurs(status: Stats): boolean {
+  const uid = process.getuid?.();
+  return uid === undefined || status.uid === uid;
+}
+
+function foreignFolder(path: string): TshyveError {
+  return new TshyveError(
+    'precondition',
+    `${path} is not a folder that only the current user can change. Remove it, or set TSHYVE_RUN_DIR to a folder of your own.`,
+  );
 }
 
 /** Returns the path when a unix socket can be bound there. @throws TshyveError `precondition` when it is too long */

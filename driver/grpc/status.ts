@@ -1,6 +1,6 @@
 import { type ServiceError, status } from '@grpc/grpc-js';
 
-import { type ErrorKind, TshyveError, messageOf } from '../base/index.js';
+import { type ErrorKind, TshyveError, errorKinds, messageOf } from '../base/index.js';
 
 /** Trailer that carries our own error kind beside gRPC's coarser code. */
 export const kindTrailer = 'tshyve-error-kind';
@@ -36,7 +36,7 @@ export function kindOf(error: unknown): ErrorKind {
 /** What a failed call of a gRPC client means, as one of our errors. */
 export function fromServiceError(error: ServiceError): TshyveError {
   const [kind] = error.metadata.get(kindTrailer);
-  const known = typeof kind === 'string' && Object.hasOwn(codes, kind) ? (kind as ErrorKind) : undefined;
+  const known = errorKinds.find((candidate) => candidate === kind);
   return new TshyveError(
     known ?? (error.code === status.CANCELLED ? 'cancelled' : 'internal'),
     error.details === '' ? messageOf(error) : error.details,

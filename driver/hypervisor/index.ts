@@ -10,7 +10,16 @@ export {
   type VmExit,
   hypervisorNames,
 } from './hypervisor.js';
-export type { DiskSpec, LinuxBoot, NetworkSpec, PortForward, PortForwardSpec, VmSpec } from './vm-spec.js';
+export {
+  type DiskSpec,
+  type LinuxBoot,
+  type NetworkSpec,
+  type PortForward,
+  type PortForwardSpec,
+  type VmSpec,
+  portForwardSchema,
+  vmSpecSchema,
+} from './vm-spec.js';
 
 const backends: Record<HypervisorName, () => Promise<Hypervisor>> = {
   qemu: async () => (await import('./qemu/index.js')).qemu,

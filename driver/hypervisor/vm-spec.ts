@@ -1,3 +1,5 @@
+import * as v from 'valibot';
+
 /** A virtual machine, said declaratively: what it has, not how a backend gives it. Mirrored by each backend. */
 export interface VmSpec {
   readonly name: string;
@@ -52,4 +54,35 @@ export interface PortForward {
   readonly guestPort: number;
   readonly hostAddress: string;
   readonly hostPort: number;
+}
+
+const forwardSpec = v.looseObject({ name: v.string(), guestPort: port(), hostPorts: v.array(port()) });
+
+/** Parses a spec that came from another process; fields that this version does not know stay in it. */
+export const vmSpecSchema: v.GenericSchema<unknown, VmSpec> = v.looseObject({
+  name: v.string(),
+  uuid: v.string(),
+  cpus: v.pipe(v.number(), v.integer(), v.minValue(1)),
+  memoryMiB: v.pipe(v.number(), v.integer(), v.minValue(1)),
+  boot: v.looseObject({ kernel: v.string(), initrd: v.string(), commandLine: v.string() }),
+  disks: v.array(v.looseObject({ id: v.string(), path: v.string(), readOnly: v.boolean() })),
+  network: v.looseObject({
+    mode: v.literal('user'),
+    mac: v.string(),
+    hostname: v.string(),
+    hostAddress: v.string(),
+    forwards: v.array(forwardSpec),
+  }),
+});
+
+/** Parses a forward that came from another process. */
+export const portForwardSchema: v.GenericSchema<unknown, PortForward> = v.looseObject({
+  name: v.string(),
+  guestPort: port(),
+  hostAddress: v.string(),
+  hostPort: port(),
+});
+
+function port() {
+  return v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65_535));
 }

@@ -5,9 +5,9 @@ import type { ServiceError } from '@grpc/grpc-js';
 import { TshyveError, isLocked, sleep } from '../base/index.js';
 import type { SupervisorClient as GeneratedClient } from './generated/supervisor.js';
 import { startSupervisor } from './launch.js';
-import { supervisorPlace } from './place.js';
-import { type MachineReference, quickStatus } from './status.js';
-import type { LaunchRequest, MachineEvent } from './types.js';
+import { type MachineReference, knownPlace, supervisorPlace } from './place.js';
+import { quickStatus } from './status.js';
+import { type LaunchRequest, type MachineEvent, parseLastExit } from './types.js';
 
 /** How long a supervisor may take to leave after its machine is off. */
 const LEAVE_TIMEOUT_MS = 10_000;
@@ -75,7 +75,7 @@ export class SupervisorClient {
 
   /** Waits until the supervisor has let go of the machine folder. */
   async #left(): Promise<void> {
-    const place = supervisorPlace(this.#machine.machineDirectory, this.#machine.id);
+    const place = await knownPlace(this.#machine);
     const deadline = performance.now() + LEAVE_TIMEOUT_MS;
     while (await isLocked(place.lock)) {
       if (performance.now() > deadline) {
@@ -94,7 +94,7 @@ export class SupervisorClient {
       import('@grpc/grpc-js'),
       import('./generated/supervisor.js'),
     ]);
-    const place = supervisorPlace(this.#machine.machineDirectory, this.#machine.id);
+    const place = await knownPlace(this.#machine);
     return { client: new Client(`unix:${place.socket}`, credentials.createInsecure()) };
   }
 
@@ -129,10 +129,9 @@ export async function launchSupervisor(request: LaunchRequest, signal: AbortSign
 
 /** How the last run of a machine ended, as a sentence; undefined when nothing is known. */
 export async function lastExit(machine: MachineReference): Promise<string | undefined> {
-  const place = supervisorPlace(machine.machineDirectory, machine.id);
+  const place = supervisorPlace(machine);
   try {
-    const record = JSON.parse(await readFile(place.lastExit, 'utf8')) as { detail?: unknown };
-    return typeof record.detail === 'string' ? record.detail : undefined;
+    return parseLastExit(await readFile(place.lastExit, 'utf8'));
   } catch {
     return undefined;
   }

@@ -1,15 +1,14 @@
 import { spawn } from 'node:child_process';
-import { closeSync, existsSync, openSync, renameSync, statSync } from 'node:fs';
+import { closeSync, existsSync, openSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 
-import { type ErrorKind, TshyveError, messageOf, within } from '../base/index.js';
+import { TshyveError, messageOf, within } from '../base/index.js';
 import { supervisorPlace } from './place.js';
-import type { LaunchAnswer, LaunchRequest } from './types.js';
+import { type LaunchAnswer, type LaunchRequest, parseLaunchAnswer } from './types.js';
 
 const LAUNCH_TIMEOUT_MS = 60_000;
-const MAX_LOG_BYTES = 1 << 20;
 
 /**
  * Starts the supervisor of a machine in a session of its own and resolves once the guest runs. The supervisor is on
@@ -17,10 +16,7 @@ const MAX_LOG_BYTES = 1 << 20;
  * @throws TshyveError whatever kept it from launching, `busy` when the machine is already running
  */
 export async function startSupervisor(request: LaunchRequest, signal: AbortSignal): Promise<void> {
-  const place = supervisorPlace(request.machineDirectory, request.id);
-  if (existsSync(place.supervisorLog) && statSync(place.supervisorLog).size > MAX_LOG_BYTES) {
-    renameSync(place.supervisorLog, `${place.supervisorLog}.1`);
-  }
+  const place = supervisorPlace(request);
   const log = openSync(place.supervisorLog, 'a', 0o600);
   const [program = process.execPath, ...args] = supervisorCommand();
   const child = spawn(program, [...args, '--launch'], {
@@ -39,7 +35,7 @@ export async function startSupervisor(request: LaunchRequest, signal: AbortSigna
     });
     pipe.on('error', () => undefined);
     pipe.on('close', () => {
-      const answer = parseAnswer(text);
+      const answer = parseLaunchAnswer(text);
       if (answer !== undefined) resolve(answer);
       else {
         reject(
@@ -60,7 +56,7 @@ export async function startSupervisor(request: LaunchRequest, signal: AbortSigna
   child.stdin?.end(JSON.stringify(request));
   try {
     const answer = await within(answered, LAUNCH_TIMEOUT_MS, 'the supervisor to launch the machine', signal);
-    if ('error' in answer) throw new TshyveError(answer.error.kind as ErrorKind, answer.error.message);
+    if ('error' in answer) throw new TshyveError(answer.error.kind, answer.error.message);
   } catch (error) {
     // Not launched, or nobody waits for it any more.
     child.kill('SIGKILL');
@@ -68,14 +64,6 @@ export async function startSupervisor(request: LaunchRequest, signal: AbortSigna
   } finally {
     child.unref();
     for (const stream of child.stdio) (stream as { destroy?: () => void } | null)?.destroy?.();
-  }
-}
-
-function parseAnswer(text: string): LaunchAnswer | undefined {
-  try {
-    return JSON.parse(text) as LaunchAnswer;
-  } catch {
-    return undefined;
   }
 }
 

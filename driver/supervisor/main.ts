@@ -1,16 +1,18 @@
 import { closeSync, rmSync, writeSync } from 'node:fs';
 import { type Server, type Socket, createServer } from 'node:net';
-import { rm } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 
-import { type FileLock, TshyveError, lockFile, makePrivateDirectory, messageOf } from '../base/index.js';
+import { type FileLock, TshyveError, lockFile, makeRunDirectory, messageOf } from '../base/index.js';
 import { supervisorPlace } from './place.js';
+import { RotatingLog } from './rotating-log.js';
 import { Supervisor } from './supervisor.js';
-import type { LaunchAnswer, LaunchRequest } from './types.js';
+import { type LaunchAnswer, type LaunchRequest, parseLaunchRequest } from './types.js';
 
 /** Where the launching client listens for our answer; it may be gone already. */
 const ANSWER_FD = 3;
 /** How long the guest may take when the host shuts down or somebody ends us politely. */
 const TERMINATION_TIMEOUT_MS = 60_000;
+const MAX_LOG_BYTES = 1 << 20;
 /** A launch request is some kilobytes. */
 const MAX_REQUEST_BYTES = 1 << 20;
 
@@ -54,11 +56,17 @@ export async function main(argv: readonly string[]): Promise<void> {
  * handle that nothing refers to.
  */
 export let heldLock: FileLock | undefined;
+let rotatingLog: RotatingLog | undefined;
 
 async function supervise(request: LaunchRequest, answer: (text: LaunchAnswer) => void): Promise<void> {
-  const place = supervisorPlace(request.machineDirectory, request.id);
+  const place = supervisorPlace(request);
   heldLock = await lockFile(place.lock);
-  await makePrivateDirectory(place.runDirectory);
+  // See knownPlace. A full disk must not keep a machine from starting.
+  await writeFile(place.lock, `${place.runDirectory}\n`).catch((error: unknown) =>
+    log(`lock note: ${messageOf(error)}`),
+  );
+  rotatingLog = new RotatingLog(place.supervisorLog, MAX_LOG_BYTES);
+  await makeRunDirectory(request.id);
   await rm(place.socket, { force: true });
   const supervisor = new Supervisor(request, place, log);
   const leave = (code: number) => {
@@ -118,14 +126,16 @@ async function readRequest(): Promise<LaunchRequest> {
     size += (chunk as Buffer).length;
     if (size > MAX_REQUEST_BYTES) throw new TshyveError('protocol', 'The launch request is too long.');
   }
-  try {
-    // Written by our own client a moment ago; a cut-off text (client killed) does not parse.
-    return JSON.parse(Buffer.concat(chunks).toString('utf8')) as LaunchRequest;
-  } catch (error) {
-    throw new TshyveError('protocol', 'The launch request is incomplete: its sender is gone.', { cause: error });
+  const request = parseLaunchRequest(Buffer.concat(chunks).toString('utf8'));
+  if (request === undefined) {
+    throw new TshyveError('protocol', 'The launch request is incomplete: its sender is gone.');
   }
+  return request;
 }
 
+/** Writes to standard error, which is vmm.log, until the machine folder is ours; then with rotation. */
 function log(line: string): void {
-  process.stderr.write(`${new Date().toISOString()} ${line}\n`);
+  const text = `${new Date().toISOString()} ${line}\n`;
+  if (rotatingLog === undefined) process.stderr.write(text);
+  else rotatingLog.write(Buffer.from(text));
 }

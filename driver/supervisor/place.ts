@@ -1,4 +1,5 @@
-import { join } from 'node:path';
+import { readFile } from 'node:fs/promises';
+import { basename, dirname, isAbsolute, join } from 'node:path';
 
 import { checkSocketPath, runRoot } from '../base/index.js';
 
@@ -18,9 +19,16 @@ export interface SupervisorPlace {
   readonly statusFile: string;
 }
 
-/** @param id `machineId()` of the machine */
-export function supervisorPlace(machineDirectory: string, id: string): SupervisorPlace {
-  const runDirectory = join(runRoot(), id);
+/** A machine as its clients name it. */
+export interface MachineReference {
+  readonly machineDirectory: string;
+  /** `machineId()` of the machine */
+  readonly id: string;
+}
+
+/** Where a supervisor that we start now keeps its things. @param root folder of all run folders */
+export function supervisorPlace({ machineDirectory, id }: MachineReference, root = runRoot()): SupervisorPlace {
+  const runDirectory = join(root, id);
   return {
     machineDirectory,
     lock: join(machineDirectory, 'vmm.lock'),
@@ -31,4 +39,14 @@ export function supervisorPlace(machineDirectory: string, id: string): Superviso
     socket: checkSocketPath(join(runDirectory, 'vmm.sock')),
     statusFile: join(runDirectory, 'status.json'),
   };
+}
+
+/**
+ * Where the supervisor of a machine keeps its things, or its predecessor did. It writes its run folder into its lock
+ * file, since XDG_RUNTIME_DIR and the like may be another (or missing) where it was started: in cron, under sudo.
+ */
+export async function knownPlace(machine: MachineReference): Promise<SupervisorPlace> {
+  const usual = supervisorPlace(machine);
+  const noted = (await readFile(usual.lock, 'utf8').catch(() => '')).trim();
+  return isAbsolute(noted) && basename(noted) === machine.id ? supervisorPlace(machine, dirname(noted)) : usual;
 }

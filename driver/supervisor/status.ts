@@ -1,15 +1,10 @@
 import { readFile, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
+import { dirname } from 'node:path';
 
-import { type FileLock, TshyveError, codeOf, exists, lockFile } from '../base/index.js';
-import { type SupervisorPlace, supervisorPlace } from './place.js';
-import type { SupervisorStatus } from './types.js';
-
-/** A machine as its clients name it. */
-export interface MachineReference {
-  readonly machineDirectory: string;
-  readonly id: string;
-}
+import { type FileLock, TshyveError, codeOf, exists, hasRunRoot, lockFile } from '../base/index.js';
+import { type MachineReference, type SupervisorPlace, knownPlace } from './place.js';
+import { type SupervisorStatus, parseStatus } from './types.js';
 
 const unknownStart: SupervisorStatus = {
   state: 'starting',
@@ -29,8 +24,8 @@ const unknownStart: SupervisorStatus = {
  * @returns undefined when nothing runs
  */
 export async function quickStatus(machine: MachineReference): Promise<SupervisorStatus | undefined> {
-  const place = supervisorPlace(machine.machineDirectory, machine.id);
-  if (await accepts(place.socket)) {
+  const place = await knownPlace(machine);
+  if ((await hasRunRoot(dirname(place.runDirectory))) && (await accepts(place.socket))) {
     const status = await readStatus(place.statusFile);
     if (status !== undefined) return status;
   }
@@ -82,10 +77,9 @@ function accepts(path: string): Promise<boolean> {
 
 async function readStatus(path: string): Promise<SupervisorStatus | undefined> {
   try {
-    // Written by our own supervisor, atomically, in a folder nobody else can enter.
-    return JSON.parse(await readFile(path, 'utf8')) as SupervisorStatus;
+    return parseStatus(await readFile(path, 'utf8'));
   } catch (error) {
-    if (codeOf(error) === 'ENOENT' || error instanceof SyntaxError) return undefined;
+    if (codeOf(error) === 'ENOENT') return undefined;
     throw error;
   }
 }

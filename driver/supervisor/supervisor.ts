@@ -1,6 +1,6 @@
 import { EventEmitter } from 'node:events';
 
-import { TshyveError, sleep, writeFileAtomic } from '../base/index.js';
+import { TshyveError, messageOf, sleep, writeFileAtomic } from '../base/index.js';
 import { type VirtualMachine, type VmExit, selectHypervisor } from '../hypervisor/index.js';
 import { ConsoleEvents } from './console-events.js';
 import type { SupervisorPlace } from './place.js';
@@ -9,8 +9,9 @@ import type { LaunchRequest, MachineEvent, SupervisorState, SupervisorStatus } f
 
 /** A press that comes before the guest listens is lost, so it is repeated. */
 const POWER_BUTTON_INTERVAL_MS = 3_000;
-/** A guest can print milestones without end; a boot has about ten. */
+/** A guest can print milestones without end; a boot has about ten. What goes beyond is passed over. */
 const MAX_EVENTS = 64;
+const MAX_GUEST_EVENTS_PER_MINUTE = 120;
 
 /**
  * Owns one running virtual machine: its state, its console, its events, its end. Emits `event` for each new event and
@@ -27,7 +28,9 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   #events: MachineEvent[] = [];
   #vm: VirtualMachine | undefined;
   #exit: VmExit | undefined;
+  #guestEvents = { since: 0, count: 0 };
   #writing: Promise<void> = Promise.resolve();
+  #writeWanted = false;
 
   constructor(request: LaunchRequest, place: SupervisorPlace, log: (line: string) => void) {
     super();
@@ -56,7 +59,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   async launch(): Promise<void> {
     await this.#publish();
     const parser = new ConsoleEvents((name, argument) => {
-      this.#record(name, argument);
+      if (this.#mayReport()) this.#record(name, argument);
     });
     const hypervisor = await selectHypervisor(this.#request.hypervisor);
     const vm = await hypervisor.launch(this.#request.spec, {
@@ -140,13 +143,23 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     this.emit('gone', exit);
   }
 
-  /** Writes the status file; one write at a time, in order. */
+  /** Counts the events of the guest, minute by minute. */
+  #mayReport(): boolean {
+    const now = performance.now();
+    if (now - this.#guestEvents.since > 60_000) this.#guestEvents = { since: now, count: 0 };
+    return this.#guestEvents.count++ < MAX_GUEST_EVENTS_PER_MINUTE;
+  }
+
+  /** Writes the status file: one write at a time, and one more for all changes that happen meanwhile. */
   #publish(): Promise<void> {
-    this.#writing = this.#writing.then(() =>
-      writeFileAtomic(this.#place.statusFile, JSON.stringify(this.status())).catch((error: unknown) => {
-        this.#log(`status file: ${String(error)}`);
-      }),
-    );
+    if (this.#writeWanted) return this.#writing;
+    this.#writeWanted = true;
+    this.#writing = this.#writing.then(() => {
+      this.#writeWanted = false;
+      return writeFileAtomic(this.#place.statusFile, JSON.stringify(this.status())).catch((error: unknown) => {
+        this.#log(`status file: ${messageOf(error)}`);
+      });
+    });
     return this.#writing;
   }
 }

@@ -1,6 +1,10 @@
-import type { PortForward, VmSpec } from '../hypervisor/index.js';
+import * as v from 'valibot';
 
-export type SupervisorState = 'starting' | 'running' | 'paused' | 'stopping';
+import { type ErrorKind, errorKinds } from '../base/index.js';
+import { type PortForward, type VmSpec, portForwardSchema, vmSpecSchema } from '../hypervisor/index.js';
+
+export const supervisorStates = ['starting', 'running', 'paused', 'stopping'] as const;
+export type SupervisorState = (typeof supervisorStates)[number];
 
 /** A boot milestone or a step of the machine's life. */
 export interface MachineEvent {
@@ -34,4 +38,62 @@ export interface LaunchRequest {
 
 /** What a supervisor writes once to descriptor 3. */
 export type LaunchAnswer =
-  { readonly ready: true } | { readonly error: { readonly kind: string; readonly message: string } };
+  { readonly ready: true } | { readonly error: { readonly kind: ErrorKind; readonly message: string } };
+
+const count = v.pipe(v.number(), v.integer(), v.minValue(0));
+
+const statusSchema: v.GenericSchema<unknown, SupervisorStatus> = v.object({
+  state: v.picklist(supervisorStates),
+  hostAddress: v.string(),
+  forwards: v.array(portForwardSchema),
+  hypervisor: v.string(),
+  accelerator: v.string(),
+  supervisorPid: count,
+  vmPid: count,
+  startedAtMs: count,
+  events: v.array(v.object({ name: v.string(), argument: v.string(), atMs: count })),
+});
+
+const requestSchema: v.GenericSchema<unknown, LaunchRequest> = v.object({
+  machineDirectory: v.pipe(v.string(), v.startsWith('/')),
+  // Becomes the name of a folder.
+  id: v.pipe(v.string(), v.regex(/^[0-9a-f]{16}$/)),
+  hypervisor: v.string(),
+  spec: vmSpecSchema,
+});
+
+const answerSchema: v.GenericSchema<unknown, LaunchAnswer> = v.union([
+  v.object({ ready: v.literal(true) }),
+  v.object({ error: v.object({ kind: v.picklist(errorKinds), message: v.string() }) }),
+]);
+
+const exitSchema = v.object({ detail: v.string() });
+
+/** @returns undefined when the text is no status: cut off, or of another version */
+export function parseStatus(text: string): SupervisorStatus | undefined {
+  return parse(statusSchema, text);
+}
+
+/** @returns undefined when the text is no launch request, e.g. because its sender died while writing */
+export function parseLaunchRequest(text: string): LaunchRequest | undefined {
+  return parse(requestSchema, text);
+}
+
+/** @returns undefined when the text is no answer: the supervisor died before it had one */
+export function parseLaunchAnswer(text: string): LaunchAnswer | undefined {
+  return parse(answerSchema, text);
+}
+
+/** @returns the sentence of a last-exit record, undefined when the text is none */
+export function parseLastExit(text: string): string | undefined {
+  return parse(exitSchema, text)?.detail;
+}
+
+function parse<T>(schema: v.GenericSchema<unknown, T>, text: string): T | undefined {
+  try {
+    const result = v.safeParse(schema, JSON.parse(text));
+    return result.success ? result.output : undefined;
+  } catch {
+    return undefined;
+  }
+}

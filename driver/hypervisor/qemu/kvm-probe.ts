@@ -3,7 +3,7 @@ import { access, constants, mkdtemp, readFile, rm, stat, writeFile } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import { TshyveError, makePrivateDirectory, run, runRoot, writeFileAtomic } from '../../base/index.js';
+import { TshyveError, hasRunRoot, makePrivateDirectory, run, runRoot, writeFileAtomic } from '../../base/index.js';
 
 /**
  * Some nested hosts offer /dev/kvm but emulate the guest's kernel code, at about 1.5 million instructions a second:
@@ -37,7 +37,7 @@ export async function probeKvm(qemu: string, signal?: AbortSignal): Promise<KvmV
   }
   const cache = join(runRoot(), 'kvm-probe.json');
   const key = await hostKey(qemu);
-  const known = await readCache(cache, key);
+  const known = (await hasRunRoot()) ? await readCache(cache, key) : undefined;
   if (known !== undefined) return verdict(known);
   const fast = await runsAtHardwareSpeed(qemu, signal);
   await makePrivateDirectory(runRoot());
