@@ -5,7 +5,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 case ${1:-} in
 -h | --help)
 	echo "Usage: test/conformance/build.sh"
-	echo "Builds docker-machine 0.16.2, an idle plugin of its own code and gobpeer into test/conformance/bin. Needs Go 1.26 or newer (its dependencies' pins do)."
+	echo "Builds docker-machine 0.16.2, an idle plugin of its own code and gobpeer into test/conformance/bin. Needs Go 1.19 or newer."
 	exit 0
 	;;
 ?*)
@@ -14,7 +14,7 @@ case ${1:-} in
 	;;
 esac
 command -v go >/dev/null || {
-	echo "build.sh: Go is missing. Install Go 1.26 or newer." >&2
+	echo "build.sh: Go is missing. Install Go 1.19 or newer (Debian: golang-go)." >&2
 	exit 1
 }
 mkdir -p "$here/bin"
