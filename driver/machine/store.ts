@@ -52,10 +52,19 @@ export class MachineStore {
 
   /** A driver for a machine that does not exist yet. @throws TshyveError `already-exists` */
   async prepare(name: string): Promise<TshyveDriver> {
-    if (await exists(this.directory(name))) {
-      throw new TshyveError('already-exists', `Machine "${name}" already exists. Remove it with "tshyve rm ${name}".`);
-    }
+    if (await exists(this.directory(name))) throw alreadyExists(name);
     return new TshyveDriver(name, this.path);
+  }
+
+  /** Makes the folder of a new machine; of two processes that try, one succeeds. @throws TshyveError `already-exists` */
+  async claim(name: string): Promise<void> {
+    try {
+      await mkdir(join(this.path, 'machines'), { recursive: true, mode: 0o700 });
+      await mkdir(this.directory(name), { mode: 0o700 });
+    } catch (error) {
+      if (codeOf(error) === 'EEXIST') throw alreadyExists(name);
+      throw fileError(`make the folder ${this.directory(name)}`, error);
+    }
   }
 
   /** Writes the machine's config.json, keeping what another client put there. */
@@ -136,4 +145,8 @@ export class MachineStore {
       Name: name,
     };
   }
+}
+
+function alreadyExists(name: string): TshyveError {
+  return new TshyveError('already-exists', `Machine "${name}" already exists. Remove it with "tshyve rm -f ${name}".`);
 }

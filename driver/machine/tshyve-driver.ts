@@ -7,10 +7,11 @@ import {
   isLocked,
   machineId,
   makePrivateDirectory,
+  messageOf,
   tshyveHome,
   writeFileAtomic,
 } from '../base/index.js';
-import { type GuestSession, contactGuest, createKeyPair, diskSeed } from '../guest/index.js';
+import { type GuestSession, contactGuest, createKeyPair, diskSeed, setGuestClock } from '../guest/index.js';
 import { type PortForward, type VmSpec, selectHypervisor } from '../hypervisor/index.js';
 import {
   copyImage,
@@ -41,6 +42,11 @@ import { requireValid } from './validate.js';
 /** How long a guest may take to power off before it is ended by force. */
 const STOP_TIMEOUT_MS = 60_000;
 const CONSOLE_TAIL_LINES = 8;
+/** Boot milestones worth a line of progress. */
+const milestones = new Map([
+  ['init', 'The kernel is up'],
+  ['disk', 'The data disk is ready'],
+]);
 
 /** Clients recognise this text, so it must be exactly this. */
 const notRunning = () => new TshyveError('not-running', 'Host is not running');
@@ -111,7 +117,7 @@ export class TshyveDriver implements Driver {
     requireValid(this.#config, this.#stored.problems);
     const existed = await exists(this.#layout.directory);
     try {
-      await exclusively(this.#layout, operation.signal, async () => {
+      await exclusively(this.#layout, { ...operation, make: true }, async () => {
         const record = await readRecord(this.#layout.record).catch(() => undefined);
         if (record?.complete !== true) await this.#createFresh(operation);
         else await this.#startExisting(operation);
@@ -125,17 +131,17 @@ export class TshyveDriver implements Driver {
 
   async start(operation: Operation): Promise<void> {
     await this.#requireMachine();
-    await exclusively(this.#layout, operation.signal, () => this.#startExisting(operation));
+    await exclusively(this.#layout, operation, () => this.#startExisting(operation));
   }
 
   async stop(operation: Operation): Promise<void> {
     await this.#requireMachine();
-    await exclusively(this.#layout, operation.signal, () => this.#stopRunning(operation));
+    await exclusively(this.#layout, operation, () => this.#stopRunning(operation));
   }
 
   async restart(operation: Operation): Promise<void> {
     await this.#requireMachine();
-    await exclusively(this.#layout, operation.signal, async () => {
+    await exclusively(this.#layout, operation, async () => {
       await this.#stopRunning(operation);
       await this.#startExisting(operation);
     });
@@ -143,25 +149,28 @@ export class TshyveDriver implements Driver {
 
   async kill(operation: Operation): Promise<void> {
     await this.#requireMachine();
-    await exclusively(this.#layout, operation.signal, async () => {
+    await exclusively(this.#layout, operation, async () => {
       await (await findSupervisor(this.#reference))?.kill();
     });
   }
 
   async remove(operation: Operation): Promise<void> {
     const layout = this.#layout;
-    if (await exists(layout.directory)) {
-      await exclusively(layout, operation.signal, async () => {
+    try {
+      await exclusively(layout, operation, async () => {
         await (await findSupervisor(this.#reference))?.kill();
         await this.#deleteFiles();
       });
+    } catch (error) {
+      // Removed already, or by somebody else while we waited.
+      if (!TshyveError.is(error, 'not-found')) throw error;
     }
     await releaseAddress(layout.directory);
   }
 
   async upgrade(operation: Operation): Promise<void> {
     const record = await this.#requireMachine();
-    await exclusively(this.#layout, operation.signal, async () => {
+    await exclusively(this.#layout, operation, async () => {
       const image = await this.#localImage(operation);
       const running = (await quickStatus(this.#reference)) !== undefined;
       if (running) await this.#stopRunning(operation);
@@ -291,11 +300,22 @@ export class TshyveDriver implements Driver {
     } else if ((await this.getState()) === 'paused') await supervisor.resume();
     log.info('Waiting for SSH');
     const session = await this.#awaitGuest(supervisor, operation);
+    await this.#setClock(session, log);
     session.close();
     const status = await quickStatus(this.#reference);
     this.#config.IPAddress = record.hostAddress;
     this.#config.SSHPort = status?.forwards.find((forward) => forward.name === 'ssh')?.hostPort ?? 0;
     await writeRecord(this.#layout.record, { ...record, complete: true, hostKey: session.hostKey });
+  }
+
+  /** A clock that cannot be set is no reason to keep a running machine from its user. */
+  async #setClock(session: GuestSession, log: Operation['log']): Promise<void> {
+    try {
+      const skew = await setGuestClock(session);
+      if (skew !== 0) log.info(`The guest's clock was off by ${String(skew)} s and has been set`);
+    } catch (error) {
+      log.info(`The guest's clock was not checked: ${messageOf(error)}`);
+    }
   }
 
   /** Reaches the guest over SSH; a machine that dies on the way ends the wait at once. */
@@ -306,6 +326,8 @@ export class TshyveDriver implements Driver {
     const watching = supervisor
       .watch((event) => {
         operation.log.debug(`event ${event.name} ${event.argument} after ${String(event.atMs)} ms`);
+        const milestone = milestones.get(event.name);
+        if (milestone !== undefined) operation.log.info(milestone);
         if (event.name === 'ssh') hurry.abort();
       }, over.signal)
       .then(() => {
@@ -321,7 +343,7 @@ export class TshyveDriver implements Driver {
         : undefined;
       if (reason === undefined && !TshyveError.is(error, 'timeout')) throw error;
       const kind = reason === undefined ? 'timeout' : 'hypervisor';
-      const message = reason ?? (error as Error).message;
+      const message = reason ?? messageOf(error);
       throw new TshyveError(kind, `${message} ${await this.#consoleTail()}`.trim(), { cause: error });
     } finally {
       over.abort();
