@@ -1,33 +1,54 @@
+import type { Command } from 'commander';
+
 import { TshyveError } from '../base/index.js';
 
-/** Sub-commands that take no machine name. */
-const withoutMachine = new Set(['create', 'ls', 'doctor', 'completion', 'help']);
-
-/** A script that completes sub-commands and machine names. @throws TshyveError `usage` for another shell */
-export function completionScript(shell: string, commands: readonly string[]): string {
-  const words = commands.join(' ');
-  const machineCommands = commands.filter((command) => !withoutMachine.has(command));
+/** A script that completes sub-commands, their options, and machine names. @throws TshyveError `usage` for another shell */
+export function completionScript(shell: string, commands: readonly Command[]): string {
+  const names = commands.map((command) => command.name()).join(' ');
+  const onMachines = commands
+    .filter((command) => command.name() !== 'create' && command.registeredArguments[0]?.name() === 'machine')
+    .map((command) => command.name());
   switch (shell) {
     case 'bash':
     case 'zsh':
       return `${shell === 'zsh' ? 'autoload -U +X bashcompinit && bashcompinit\n' : ''}_tshyve() {
   local word="\${COMP_WORDS[COMP_CWORD]}"
   if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=($(compgen -W "${words}" -- "$word"))
-  else
-    case " ${machineCommands.join(' ')} " in
-      *" \${COMP_WORDS[1]} "*) COMPREPLY=($(compgen -W "$(tshyve ls -q 2>/dev/null)" -- "$word")) ;;
-    esac
+    COMPREPLY=($(compgen -W "${names}" -- "$word"))
+    return
   fi
+  case "$word" in
+    -*)
+      case "\${COMP_WORDS[1]}" in
+${commands.map((command) => `        ${command.name()}) COMPREPLY=($(compgen -W "${longOptions(command).join(' ')}" -- "$word")) ;;`).join('\n')}
+      esac
+      ;;
+    *)
+      case " ${onMachines.join(' ')} " in
+        *" \${COMP_WORDS[1]} "*) COMPREPLY=($(compgen -W "$(tshyve ls -q 2>/dev/null)" -- "$word")) ;;
+      esac
+      ;;
+  esac
 }
 complete -F _tshyve tshyve
 `;
     case 'fish':
       return `complete -c tshyve -f
-complete -c tshyve -n __fish_use_subcommand -a "${words}"
-complete -c tshyve -n "__fish_seen_subcommand_from ${machineCommands.join(' ')}" -a "(tshyve ls -q 2>/dev/null)"
-`;
+complete -c tshyve -n __fish_use_subcommand -a "${names}"
+complete -c tshyve -n "__fish_seen_subcommand_from ${onMachines.join(' ')}" -a "(tshyve ls -q 2>/dev/null)"
+${commands
+  .flatMap((command) =>
+    longOptions(command).map(
+      (option) => `complete -c tshyve -n "__fish_seen_subcommand_from ${command.name()}" -l ${option.slice(2)}\n`,
+    ),
+  )
+  .join('')}`;
     default:
       throw new TshyveError('usage', `No completion for "${shell}": give bash, zsh or fish.`);
   }
+}
+
+function longOptions(command: Command): string[] {
+  const shown = command.options.filter((option) => !option.hidden && option.long !== undefined);
+  return [...shown.map((option) => option.long ?? ''), '--help'];
 }

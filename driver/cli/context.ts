@@ -1,5 +1,8 @@
 import { type ErrorKind, type Log, TshyveError, messageOf, tshyveHome } from '../base/index.js';
+import { resolve } from 'node:path';
+
 import { MachineStore, type Operation } from '../machine/index.js';
+import { Progress } from './progress.js';
 
 /** Exit codes, documented in `tshyve --help`. */
 const exitCodes: Partial<Record<ErrorKind, number>> = {
@@ -23,20 +26,26 @@ export interface Context {
 /** Opens the store and makes Ctrl-C end the running operation cleanly; a second one ends the process. */
 export function makeContext(options: { storagePath?: string | undefined; debug?: boolean | undefined }): Context {
   const abort = new AbortController();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  const progress = new Progress();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => {
       if (abort.signal.aborted) process.exit(130);
-      process.stderr.write('\nCleaning up (again to quit at once)…\n');
+      progress.say('Stopping (again to quit at once)');
       abort.abort();
     });
   }
   const log: Log = {
-    info: (line) => process.stderr.write(`${line}\n`),
+    info: (line) => {
+      progress.say(line);
+    },
     debug: (line) => {
-      if (options.debug === true) process.stderr.write(`debug: ${line}\n`);
+      if (options.debug === true) progress.say(`debug: ${line}`);
     },
   };
-  return { store: new MachineStore(options.storagePath ?? tshyveHome()), operation: { log, signal: abort.signal } };
+  return {
+    store: new MachineStore(resolve(options.storagePath ?? tshyveHome())),
+    operation: { log, signal: abort.signal },
+  };
 }
 
 /** Shows an error and ends with its exit code. */

@@ -1,5 +1,10 @@
 import { TshyveError } from '../base/index.js';
-import { ensureClientCertificates, issueServerCertificate, provisionDocker } from '../guest/index.js';
+import {
+  type ClientCertificates,
+  ensureClientCertificates,
+  issueServerCertificate,
+  provisionDocker,
+} from '../guest/index.js';
 import type { CreateFlag, FlagValue, TshyveDriver } from '../machine/index.js';
 import type { Context } from './context.js';
 
@@ -11,19 +16,13 @@ export async function create(context: Context, name: string, flags: ReadonlyMap<
   const started = performance.now();
   operation.log.info(`Creating machine "${name}"`);
   await driver.preCreateCheck(operation);
+  const certificates = await ensureClientCertificates(store.certificates);
+  await store.claim(name);
   try {
     await store.save(driver);
-    // Certificates do not depend on the guest: make them while it boots.
-    const [certificates] = await Promise.all([ensureClientCertificates(store.certificates), driver.create(operation)]);
+    await driver.create(operation);
     await store.save(driver);
-    const ip = await driver.getIP();
-    const server = await issueServerCertificate(
-      certificates,
-      [ip, 'localhost', '127.0.0.1', name],
-      store.directory(name),
-    );
-    operation.log.info('Setting up Docker');
-    const version = await provision(driver, name, ip, certificates, server, operation);
+    const version = await setUpDocker(context, driver, certificates);
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
     operation.log.info(`Machine "${name}" is ready after ${seconds} s: Docker ${version} at ${await driver.getURL()}`);
     operation.log.info(`Next: eval "$(tshyve env ${name})" && docker ps, or: tshyve ssh ${name}`);
@@ -36,30 +35,42 @@ export async function create(context: Context, name: string, flags: ReadonlyMap<
   }
 }
 
-async function provision(
+/** `tshyve provision NAME`: issues new certificates for a running machine and sets up its Docker again. */
+export async function provision(context: Context, driver: TshyveDriver): Promise<void> {
+  await driver.getURL();
+  await setUpDocker(context, driver, await ensureClientCertificates(context.store.certificates));
+}
+
+/** @returns Docker's version */
+async function setUpDocker(
+  { store, operation }: Context,
   driver: TshyveDriver,
-  name: string,
-  ip: string,
-  certificates: Awaited<ReturnType<typeof ensureClientCertificates>>,
-  server: { certificate: string; key: string },
-  operation: Context['operation'],
+  certificates: ClientCertificates,
 ): Promise<string> {
+  const name = driver.machineName;
+  const host = await driver.getIP();
+  const port = Number(new URL(await driver.getURL()).port);
+  const names = [host, 'localhost', '127.0.0.1', name];
+  const server = await issueServerCertificate(certificates, names, store.directory(name));
+  operation.log.info('Setting up Docker');
   const session = await driver.openSession(operation);
   try {
-    const port = Number(new URL(await driver.getURL()).port);
     const files = { ca: certificates.ca, serverCertificate: server.certificate, serverKey: server.key };
-    return await provisionDocker(session, name, files, { host: ip, port, certificates }, operation);
+    return await provisionDocker(session, name, files, { host, port, certificates }, operation);
   } finally {
     session.close();
   }
 }
 
-/** Reads one create flag's text from the command line or environment. @throws TshyveError `usage` */
-export function parseFlag(flag: CreateFlag, text: string): FlagValue {
+/**
+ * Reads one create flag's text from the command line or environment.
+ * @param source how the user said it: `--cpus`, `TSHYVE_CPUS`
+ * @throws TshyveError `usage`
+ */
+export function parseFlag(flag: CreateFlag, text: string, source: string): FlagValue {
   switch (flag.kind) {
     case 'int':
-      if (!/^-?\d{1,9}$/.test(text))
-        throw new TshyveError('usage', `--${flag.name} needs a whole number, got "${text}".`);
+      if (!/^-?\d{1,9}$/.test(text)) throw new TshyveError('usage', `${source} needs a whole number, got "${text}".`);
       return Number(text);
     case 'bool':
       return text === 'true' || text === '1';

@@ -1,13 +1,14 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 
-import { messageOf } from '../base/index.js';
+import { TshyveError, messageOf } from '../base/index.js';
 import { type CreateFlag, type FlagValue, TshyveDriver } from '../machine/index.js';
 import { completionScript } from './completion.js';
 import { type Context, fail, makeContext } from './context.js';
-import { create, parseFlag } from './create.js';
+import { create, parseFlag, provision } from './create.js';
 import { doctor } from './doctor.js';
 import { environment } from './env.js';
 import { list } from './list.js';
+import { type LogOptions, logs } from './logs.js';
 import { ssh } from './ssh.js';
 
 const exitCodesHelp = `
@@ -51,6 +52,7 @@ export function buildProgram(version: string): Command {
     program
       .command(`${name} <machine...>`)
       .description(description)
+      .addHelpText('after', examples(`${name} dev`, `${name} dev other`))
       .action(
         action(async (context, machines: string[]) => {
           for (const machine of machines) {
@@ -71,15 +73,18 @@ export function buildProgram(version: string): Command {
   each('upgrade', 'install the newest guest image', 'has the newest image', (context, driver) =>
     driver.upgrade(context.operation),
   );
+  each('provision', 'renew certificates and set up Docker again', 'is set up', provision);
   program
     .command('rm <machine...>')
     .description('remove machines with all their data')
+    .addHelpText('after', examples('rm dev', 'rm -f damaged'))
     .option('-f, --force', 'remove also what is damaged or missing')
     .option('-y', 'accepted for compatibility; nothing is asked')
     .action(action((context, machines: string[], options: { force?: boolean }) => remove(context, machines, options)));
   program
     .command('ls')
     .description('list machines')
+    .addHelpText('after', examples('ls', 'ls --json', 'ls -q'))
     .option('-q, --quiet', 'names only')
     .option('--json', 'as JSON')
     .action(action((context, options: { quiet?: boolean; json?: boolean }) => list(context, options)));
@@ -87,6 +92,7 @@ export function buildProgram(version: string): Command {
     program
       .command(`${name} <machine>`)
       .description(description)
+      .addHelpText('after', examples(`${name} dev`))
       .action(
         action(async (context, machine: string) => {
           process.stdout.write(`${await text(await context.store.load(machine))}\n`);
@@ -100,7 +106,7 @@ export function buildProgram(version: string): Command {
   program
     .command('env <machine>')
     .description('print what a shell needs to talk to the Docker of a machine')
-    .addHelpText('after', '\nExample:\n  eval "$(tshyve env dev)"')
+    .addHelpText('after', '\nExamples:\n  eval "$(tshyve env dev)"\n  eval "$(tshyve env -u dev)"')
     .option('--shell <name>', 'bash, zsh, sh or fish (default: from $SHELL)')
     .option('-u, --unset', 'print what undoes it')
     .action(
@@ -110,30 +116,43 @@ export function buildProgram(version: string): Command {
     );
   program
     .command('ssh <machine> [command...]')
-    .description('log in to a machine, or run a command in it')
-    .addHelpText('after', '\nExamples:\n  tshyve ssh dev\n  tshyve ssh dev docker version')
+    .description("log in to a machine, or run a command in it; ends with the command's exit code")
+    .addHelpText('after', examples('ssh dev', 'ssh dev docker version'))
     .passThroughOptions()
     .action(action((context, machine: string, command: string[]) => ssh(context, machine, command)));
   program
+    .command('logs <machine>')
+    .description("print the end of a machine's console log")
+    .addHelpText('after', examples('logs dev', 'logs -f -n 20 dev', 'logs --supervisor dev'))
+    .option('-f, --follow', 'go on with what comes')
+    .option('-n, --lines <count>', 'how many lines', parseLines, 200)
+    .option('--supervisor', "the log of the machine's supervisor instead")
+    .action(action((context, machine: string, options: LogOptions) => logs(context, machine, options)));
+  program
     .command('doctor')
     .description('check what this host offers')
+    .addHelpText('after', examples('doctor'))
     .action(action(() => doctor()));
   program
     .command('completion <shell>')
     .description('print a completion script for bash, zsh or fish')
-    .addHelpText('after', '\nExample:\n  source <(tshyve completion bash)')
+    .addHelpText('after', '\nExamples:\n  source <(tshyve completion bash)\n  tshyve completion fish | source')
     .action(
       action((_context, shell: string) => {
-        process.stdout.write(
-          completionScript(
-            shell,
-            program.commands.map((command) => command.name()),
-          ),
-        );
+        process.stdout.write(completionScript(shell, program.commands));
         return Promise.resolve();
       }),
     );
   return program;
+}
+
+function examples(...commands: string[]): string {
+  return `\nExample${commands.length > 1 ? 's' : ''}:\n${commands.map((command) => `  tshyve ${command}`).join('\n')}`;
+}
+
+function parseLines(text: string): number {
+  if (!/^\d{1,6}$/.test(text)) throw new InvalidArgumentError('Give a whole number.');
+  return Number(text);
 }
 
 type Action = (run: (context: Context, ...args: never[]) => Promise<void>) => (...args: unknown[]) => Promise<void>;
@@ -143,21 +162,21 @@ function addCreate(program: Command, action: Action): void {
   const flags = new TshyveDriver('', '').createFlags();
   const command = program.command('create <machine>').description('make a machine with Docker');
   for (const flag of flags) {
+    const short = flag.name.replace(/^tshyve-/, '');
     const parse = (text: string, before: unknown): FlagValue => {
       try {
-        const value = parseFlag(flag, text);
+        const value = parseFlag(flag, text, `--${short}`);
         return flag.kind === 'strings' ? [...((before as string[] | undefined) ?? []), ...(value as string[])] : value;
       } catch (error) {
         throw new InvalidArgumentError(messageOf(error));
       }
     };
-    const short = flag.name.replace(/^tshyve-/, '');
     command.addOption(describe(new Option(`--${short} <value>`, flag.usage), flag).argParser(parse));
     command.addOption(new Option(`--${flag.name} <value>`).argParser(parse).hideHelp());
   }
   command.addHelpText(
     'after',
-    '\nExamples:\n  tshyve create dev\n  tshyve create big --cpus 4 --memory 8192 --disk-size 100000',
+    examples('create dev', 'create big --cpus 4 --memory 8192 --disk-size 100000', 'create data --extra-disk 50000'),
   );
   command.action(
     action((context, machine: string, options: Record<string, FlagValue>) => {
@@ -167,7 +186,7 @@ function addCreate(program: Command, action: Action): void {
         const fromEnvironment = process.env[flag.envVar];
         if (value !== undefined) values.set(flag.name, value);
         else if (fromEnvironment !== undefined && fromEnvironment !== '')
-          values.set(flag.name, parseFlag(flag, fromEnvironment));
+          values.set(flag.name, parseFlag(flag, fromEnvironment, flag.envVar));
       }
       return create(context, machine, values);
     }),
@@ -190,7 +209,8 @@ async function remove(context: Context, machines: readonly string[], options: { 
     try {
       driver = await store.load(machine);
     } catch (error) {
-      if (options.force !== true) throw error;
+      // A name that is no name must not become a path.
+      if (options.force !== true || TshyveError.is(error, 'usage')) throw error;
       driver = new TshyveDriver(machine, store.path);
     }
     await driver.remove(operation);

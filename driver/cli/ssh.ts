@@ -20,6 +20,8 @@ export async function ssh(context: Context, name: string, command: readonly stri
   args.push('-o', 'IdentitiesOnly=yes', '-i', driver.getSSHKeyPath(), '-p', String(await driver.getSSHPort()));
   // A destination cannot be taken for an option: user names are validated, hosts are addresses.
   args.push(`${driver.getSSHUsername()}@${host}`, ...command);
+  // Ctrl-C is for the command in the guest.
+  process.removeAllListeners('SIGINT').on('SIGINT', () => undefined);
   process.exitCode = await new Promise<number>((resolve, reject) => {
     const child = spawn('ssh', args, { stdio: 'inherit' });
     child.on('error', (error) => {

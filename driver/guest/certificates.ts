@@ -1,9 +1,9 @@
-import { createPrivateKey, webcrypto } from 'node:crypto';
+import { X509Certificate, createPrivateKey, webcrypto } from 'node:crypto';
 import { mkdir, readFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
 
-import { exists, lockFile, writeFileAtomic } from '../base/index.js';
+import { TshyveError, exists, fileError, lockFile, writeFileAtomic } from '../base/index.js';
 
 /** Names as docker-machine's `certs` folder has them. */
 export interface ClientCertificates {
@@ -37,14 +37,21 @@ export function certificatePaths(directory: string): ClientCertificates {
   };
 }
 
-/** Makes a CA and a client certificate once per store, in docker-machine's layout. Existing ones are kept. */
+/**
+ * Makes a CA and a client certificate once per store, in docker-machine's layout. Existing ones are kept.
+ * @throws TshyveError `precondition` when they are not valid today
+ */
 export async function ensureClientCertificates(directory: string): Promise<ClientCertificates> {
   const paths = certificatePaths(directory);
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const lock = await lockFile(join(directory, '.lock'), { timeoutMs: LOCK_TIMEOUT_MS });
   try {
     const complete = await Promise.all(Object.values(paths).map((path: string) => exists(path)));
-    if (complete.every(Boolean)) return paths;
+    if (complete.every(Boolean)) {
+      await requireValidToday(paths.ca, directory);
+      await requireValidToday(paths.certificate, directory);
+      return paths;
+    }
     const {
       X509CertificateGenerator,
       BasicConstraintsExtension,
@@ -129,6 +136,22 @@ async function importSigningKey(pem: Buffer) {
     key.asymmetricKeyType === 'rsa' ? ({ name: 'RSASSA-PKCS1-v1_5', hash: 'SHA-256' } as const) : algorithm;
   const der = key.export({ type: 'pkcs8', format: 'der' });
   return { key: await webcrypto.subtle.importKey('pkcs8', der, signing, false, ['sign']), algorithm: signing };
+}
+
+/** A clock that was wrong when they were made, or is wrong now, shows here and not as a failed handshake much later. */
+async function requireValidToday(path: string, directory: string): Promise<void> {
+  let certificate: X509Certificate;
+  try {
+    certificate = new X509Certificate(await readFile(path));
+  } catch (error) {
+    throw fileError(`read the certificate ${path}`, error);
+  }
+  const now = Date.now();
+  if (Date.parse(certificate.validFrom) <= now && now < Date.parse(certificate.validTo)) return;
+  throw new TshyveError(
+    'precondition',
+    `The certificate ${path} is valid from ${certificate.validFrom} to ${certificate.validTo}, and this host's clock says ${new Date(now).toUTCString()}. Correct the clock; if it is right, delete ${directory} and set up each machine again with "tshyve provision".`,
+  );
 }
 
 async function privateKeyPem(key: webcrypto.CryptoKey): Promise<string> {
