@@ -51,6 +51,8 @@ export async function isLocked(path: string): Promise<boolean> {
     return false;
   } catch (error) {
     if (TshyveError.is(error, 'busy')) return true;
+    // The folder of the lock is gone.
+    if (error instanceof Error && codeOf(error.cause) === 'ENOENT') return false;
     throw error;
   }
 }

@@ -162,8 +162,9 @@ export class TshyveDriver implements Driver {
         await this.#deleteFiles();
       });
     } catch (error) {
-      // Removed already, or by somebody else while we waited.
+      // Removed already, or by somebody else while we waited; what runs without a folder is ended all the same.
       if (!TshyveError.is(error, 'not-found')) throw error;
+      await (await findSupervisor(this.#reference))?.kill();
     }
     await releaseAddress(layout.directory);
   }
@@ -293,13 +294,14 @@ export class TshyveDriver implements Driver {
     requireValid(this.#config, this.#stored.problems);
     const record = await this.#installBootFiles(await this.#requireMachine(), signal);
     let supervisor = await findSupervisor(this.#reference);
+    const fresh = supervisor === undefined;
     if (supervisor === undefined) {
       log.info('Starting the virtual machine');
       const spec = await this.#spec(record);
       supervisor = await launchSupervisor({ ...this.#reference, hypervisor: this.#config.Hypervisor, spec }, signal);
     } else if ((await this.getState()) === 'paused') await supervisor.resume();
     log.info('Waiting for SSH');
-    const session = await this.#awaitGuest(supervisor, operation);
+    const session = await this.#awaitGuest(supervisor, operation, fresh);
     await this.#setClock(session, log);
     session.close();
     const status = await quickStatus(this.#reference);
@@ -312,21 +314,23 @@ export class TshyveDriver implements Driver {
   async #setClock(session: GuestSession, log: Operation['log']): Promise<void> {
     try {
       const skew = await setGuestClock(session);
-      if (skew !== 0) log.info(`The guest's clock was off by ${String(skew)} s and has been set`);
+      if (skew !== 0) {
+        log.info(`The guest's clock was ${String(Math.abs(skew))} s ${skew < 0 ? 'behind' : 'ahead'} and has been set`);
+      }
     } catch (error) {
       log.info(`The guest's clock was not checked: ${messageOf(error)}`);
     }
   }
 
   /** Reaches the guest over SSH; a machine that dies on the way ends the wait at once. */
-  async #awaitGuest(supervisor: SupervisorClient, operation: Operation): Promise<GuestSession> {
+  async #awaitGuest(supervisor: SupervisorClient, operation: Operation, fresh: boolean): Promise<GuestSession> {
     const over = new AbortController();
     const hurry = new AbortController();
     const dead = new AbortController();
     const watching = supervisor
       .watch((event) => {
         operation.log.debug(`event ${event.name} ${event.argument} after ${String(event.atMs)} ms`);
-        const milestone = milestones.get(event.name);
+        const milestone = fresh ? milestones.get(event.name) : undefined;
         if (milestone !== undefined) operation.log.info(milestone);
         if (event.name === 'ssh') hurry.abort();
       }, over.signal)

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 
-import type { ServiceError } from '@grpc/grpc-js';
+import type { CallOptions, Metadata, ServiceError } from '@grpc/grpc-js';
 
 import { TshyveError, isLocked, sleep } from '../base/index.js';
 import type { SupervisorClient as GeneratedClient } from './generated/supervisor.js';
@@ -9,6 +9,8 @@ import { type MachineReference, knownPlace, supervisorPlace } from './place.js';
 import { quickStatus } from './status.js';
 import { type LaunchRequest, type MachineEvent, parseLastExit } from './types.js';
 
+/** How long a supervisor may take to answer; one that is launching answers afterwards. */
+const ANSWER_TIMEOUT_MS = 30_000;
 /** How long a supervisor may take to leave after its machine is off. */
 const LEAVE_TIMEOUT_MS = 10_000;
 
@@ -53,24 +55,37 @@ export class SupervisorClient {
 
   /** @returns true when the guest did not power off in time and was ended by force */
   async stop(timeoutMs: number): Promise<boolean> {
-    const { forced } = await this.#call<{ forced: boolean }>((client, callback) =>
-      client.stop({ timeoutMs }, callback),
+    const { forced } = await this.#call<{ forced: boolean }>(
+      (client, how, callback) => client.stop({ timeoutMs }, ...how, callback),
+      timeoutMs,
     );
     await this.#left();
     return forced;
   }
 
+  /** Ends the machine at once. A supervisor that does not answer is ended with it. */
   async kill(): Promise<void> {
-    await this.#call((client, callback) => client.kill({}, callback));
-    await this.#left();
+    try {
+      await this.#call((client, how, callback) => client.kill({}, ...how, callback));
+      await this.#left();
+    } catch (error) {
+      const status = await quickStatus(this.#machine);
+      // Nobody is there any more: that is what was wanted.
+      if (status === undefined) return;
+      if (status.supervisorPid === 0) throw error;
+      process.kill(status.supervisorPid, 'SIGKILL');
+      await this.#left();
+      // Clears up behind it.
+      await quickStatus(this.#machine);
+    }
   }
 
   async pause(): Promise<void> {
-    await this.#call((client, callback) => client.pause({}, callback));
+    await this.#call((client, how, callback) => client.pause({}, ...how, callback));
   }
 
   async resume(): Promise<void> {
-    await this.#call((client, callback) => client.resume({}, callback));
+    await this.#call((client, how, callback) => client.resume({}, ...how, callback));
   }
 
   /** Waits until the supervisor has let go of the machine folder. */
@@ -98,14 +113,24 @@ export class SupervisorClient {
     return { client: new Client(`unix:${place.socket}`, credentials.createInsecure()) };
   }
 
+  /** @param workMs how long the supervisor may work on it, beyond what it takes to answer */
   async #call<T>(
-    start: (client: GeneratedClient, callback: (error: ServiceError | null, response: T) => void) => unknown,
+    start: (
+      client: GeneratedClient,
+      how: [Metadata, CallOptions],
+      callback: (error: ServiceError | null, response: T) => void,
+    ) => unknown,
+    workMs = 0,
   ): Promise<T> {
-    const { client } = await this.#connect();
-    const { fromServiceError } = await import('../grpc/index.js');
+    const [{ client }, { fromServiceError }, grpc] = await Promise.all([
+      this.#connect(),
+      import('../grpc/index.js'),
+      import('@grpc/grpc-js'),
+    ]);
+    const how: [Metadata, CallOptions] = [new grpc.Metadata(), { deadline: Date.now() + workMs + ANSWER_TIMEOUT_MS }];
     try {
       return await new Promise<T>((resolve, reject) => {
-        start(client, (error, response) => {
+        start(client, how, (error, response) => {
           if (error === null) resolve(response);
           else reject(fromServiceError(error));
         });

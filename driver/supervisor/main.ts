@@ -1,8 +1,8 @@
-import { closeSync, rmSync, writeSync } from 'node:fs';
-import { type Server, type Socket, createServer } from 'node:net';
-import { rm, writeFile } from 'node:fs/promises';
+import { closeSync, writeSync } from 'node:fs';
+import type { Socket } from 'node:net';
 
-import { type FileLock, TshyveError, lockFile, makeRunDirectory, messageOf } from '../base/index.js';
+import { TshyveError, messageOf } from '../base/index.js';
+import { GuardedFiles } from './guarded-files.js';
 import { supervisorPlace } from './place.js';
 import { RotatingLog } from './rotating-log.js';
 import { Supervisor } from './supervisor.js';
@@ -51,37 +51,34 @@ export async function main(argv: readonly string[]): Promise<void> {
   }
 }
 
-/**
- * Never released: the kernel does that when this process ends, however it ends. Held here because Node closes a file
- * handle that nothing refers to.
- */
-export let heldLock: FileLock | undefined;
 let rotatingLog: RotatingLog | undefined;
 
 async function supervise(request: LaunchRequest, answer: (text: LaunchAnswer) => void): Promise<void> {
   const place = supervisorPlace(request);
-  heldLock = await lockFile(place.lock);
-  // See knownPlace. A full disk must not keep a machine from starting.
-  await writeFile(place.lock, `${place.runDirectory}\n`).catch((error: unknown) =>
-    log(`lock note: ${messageOf(error)}`),
-  );
-  rotatingLog = new RotatingLog(place.supervisorLog, MAX_LOG_BYTES);
-  await makeRunDirectory(request.id);
-  await rm(place.socket, { force: true });
-  const supervisor = new Supervisor(request, place, log);
-  const leave = (code: number) => {
-    rmSync(place.runDirectory, { recursive: true, force: true });
-    process.exit(code);
-  };
   // A connection that arrives before gRPC is loaded waits here.
   let serve: ((socket: Socket) => void) | undefined;
   const waiting: Socket[] = [];
-  const listener = createServer((socket) => {
-    socket.on('error', () => undefined);
-    if (serve === undefined) waiting.push(socket);
-    else serve(socket);
+  const files = await GuardedFiles.lock({
+    place,
+    id: request.id,
+    log,
+    onConnection: (socket) => {
+      if (serve === undefined) waiting.push(socket);
+      else serve(socket);
+    },
+    onRunFolder: () => supervisor.publish(),
+    onMachineDeleted: () => {
+      log('The machine was deleted; ending it.');
+      end(supervisor.kill());
+    },
   });
-  await listen(listener, place.socket);
+  const leave = (code: number) => {
+    files.close();
+    process.exit(code);
+  };
+  // Only whoever holds the lock writes the logs.
+  rotatingLog = new RotatingLog(place.supervisorLog, MAX_LOG_BYTES);
+  const supervisor = new Supervisor(request, place, log);
   let gone = false;
   supervisor.once('gone', () => {
     gone = true;
@@ -90,32 +87,25 @@ async function supervise(request: LaunchRequest, answer: (text: LaunchAnswer) =>
       leave(0);
     }, 50);
   });
-  process.on('SIGTERM', () => {
-    supervisor.stop(TERMINATION_TIMEOUT_MS).catch((error: unknown) => {
-      log(`stop: ${messageOf(error)}`);
+  const end = (ending: Promise<unknown>) => {
+    ending.catch((error: unknown) => {
+      log(`end: ${messageOf(error)}`);
       if (!gone) leave(1);
     });
+  };
+  process.on('SIGTERM', () => {
+    end(supervisor.stop(TERMINATION_TIMEOUT_MS));
   });
   try {
+    await files.listen();
     const [{ serveSupervisor }] = await Promise.all([import('./grpc-server.js'), supervisor.launch()]);
     serve = serveSupervisor(supervisor);
     for (const socket of waiting) serve(socket);
   } catch (error) {
-    rmSync(place.runDirectory, { recursive: true, force: true });
+    files.close();
     throw error;
   }
   answer({ ready: true });
-}
-
-function listen(server: Server, path: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const before = process.umask(0o177);
-    server.once('error', reject);
-    server.listen(path, () => {
-      process.umask(before);
-      resolve();
-    });
-  });
 }
 
 async function readRequest(): Promise<LaunchRequest> {

@@ -55,9 +55,22 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     };
   }
 
+  /** Writes the status file: one write at a time, and one more for all changes that happen meanwhile. */
+  publish(): Promise<void> {
+    if (this.#writeWanted) return this.#writing;
+    this.#writeWanted = true;
+    this.#writing = this.#writing.then(() => {
+      this.#writeWanted = false;
+      return writeFileAtomic(this.#place.statusFile, JSON.stringify(this.status())).catch((error: unknown) => {
+        this.#log(`status file: ${messageOf(error)}`);
+      });
+    });
+    return this.#writing;
+  }
+
   /** Launches the machine; resolves when the guest runs. */
   async launch(): Promise<void> {
-    await this.#publish();
+    await this.publish();
     const parser = new ConsoleEvents((name, argument) => {
       if (this.#mayReport()) this.#record(name, argument);
     });
@@ -73,7 +86,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     this.#vm = vm;
     this.#state = 'running';
     this.#record('launched', vm.accelerator);
-    await this.#publish();
+    await this.publish();
     void vm.exited.then((exit) => this.#ended(exit));
   }
 
@@ -81,7 +94,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   async stop(timeoutMs: number): Promise<boolean> {
     const vm = this.#running();
     this.#state = 'stopping';
-    await this.#publish();
+    await this.publish();
     const deadline = performance.now() + timeoutMs;
     let pause = true;
     while (this.#exit === undefined && performance.now() < deadline) {
@@ -105,13 +118,13 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   async pause(): Promise<void> {
     await this.#running().pause();
     this.#state = 'paused';
-    await this.#publish();
+    await this.publish();
   }
 
   async resume(): Promise<void> {
     await this.#running().resume();
     this.#state = 'running';
-    await this.#publish();
+    await this.publish();
   }
 
   #running(): VirtualMachine {
@@ -129,7 +142,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     this.#events.push(event);
     this.#log(`event ${name} ${argument} after ${String(event.atMs)} ms`);
     this.emit('event', event);
-    void this.#publish();
+    void this.publish();
   }
 
   async #ended(exit: VmExit): Promise<void> {
@@ -148,18 +161,5 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     const now = performance.now();
     if (now - this.#guestEvents.since > 60_000) this.#guestEvents = { since: now, count: 0 };
     return this.#guestEvents.count++ < MAX_GUEST_EVENTS_PER_MINUTE;
-  }
-
-  /** Writes the status file: one write at a time, and one more for all changes that happen meanwhile. */
-  #publish(): Promise<void> {
-    if (this.#writeWanted) return this.#writing;
-    this.#writeWanted = true;
-    this.#writing = this.#writing.then(() => {
-      this.#writeWanted = false;
-      return writeFileAtomic(this.#place.statusFile, JSON.stringify(this.status())).catch((error: unknown) => {
-        this.#log(`status file: ${messageOf(error)}`);
-      });
-    });
-    return this.#writing;
   }
 }
