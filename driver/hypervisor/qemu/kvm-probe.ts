@@ -14,6 +14,7 @@ import { TshyveError, hasRunRoot, makePrivateDirectory, run, runRoot, writeFileA
 const LOOPS = 1 << 21;
 /** QEMU's own start takes some 100 ms of it. */
 const DEADLINE_MS = 1_000;
+const MAX_CPU_SECONDS = 1;
 /** What isa-debug-exit makes of the 0 that the payload writes. */
 const PAYLOAD_EXIT_CODE = 1;
 
@@ -79,7 +80,8 @@ async function runsAtHardwareSpeed(qemu: string, signal?: AbortSignal): Promise<
     const args = ['-nodefaults', '-no-user-config', '-display', 'none', '-machine', 'q35', '-accel', 'kvm', '-m', '16'];
     args.push('-bios', firmware, '-device', 'isa-debug-exit,iobase=0xf4,iosize=1');
     const options = { timeoutMs: DEADLINE_MS, ...(signal === undefined ? {} : { signal }) };
-    const result = await run(qemu, args, options);
+    // Where KVM emulates, the payload spins for long; if we are killed meanwhile, the kernel must end it.
+    const result = await run('prlimit', [`--cpu=${String(MAX_CPU_SECONDS)}`, qemu, ...args], options);
     return result.code === PAYLOAD_EXIT_CODE;
   } catch (error) {
     if (TshyveError.is(error, 'timeout')) return false;
