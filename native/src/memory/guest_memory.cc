@@ -2,15 +2,63 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
 
 namespace tshyve {
 namespace {
 
 constexpr std::uint64_t kPageSize = 4096;
 
+/// Copies the parts of a file that are no holes into fresh memory.
+Result<void> load(int file, std::uint64_t start, std::span<std::byte> bytes) {
+  auto at = static_cast<off_t>(start);
+  const off_t end = at + static_cast<off_t>(bytes.size());
+  while (at < end) {
+    const off_t data = ::lseek(file, at, SEEK_DATA);
+    if (data < 0 && errno == ENXIO) return {};
+    if (data < 0) return Error::fromErrno("memory file");
+    if (data >= end) return {};
+    const off_t hole = std::min(end, ::lseek(file, data, SEEK_HOLE));
+    at = data;
+    while (at < hole) {
+      const auto target = bytes.subspan(static_cast<std::size_t>(at) - start, static_cast<std::size_t>(hole - at));
+      const ssize_t count = ::pread(file, target.data(), target.size(), at);
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) return Error::fromErrno("memory file");
+      at += count;
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::span<const Extent> extents, Backing backing) {
+  return map(extents, backing, -1);
+}
+
+Result<std::unique_ptr<GuestMemory>> GuestMemory::createFromFile(std::span<const Extent> extents, Backing backing,
+                                                                 int file) {
+  struct stat status {};
+  if (::fstat(file, &status) != 0) return Error::fromErrno("memory file");
+  std::uint64_t total = 0;
+  for (const Extent& extent : extents) total += extent.size;
+  // Mapped memory beyond the end of its file is deadly to touch.
+  if (status.st_size < 0 || static_cast<std::uint64_t>(status.st_size) != total) {
+    return Error{ErrorCode::kCorrupt, "the memory file holds " + std::to_string(status.st_size) +
+                                          " bytes where the machine has " + std::to_string(total)};
+  }
+  if (backing == Backing::kPrivate) return map(extents, backing, file);
+  TSHYVE_TRY(auto memory, map(extents, backing, -1));
+  for (const Region& region : memory->regions()) TSHYVE_CHECK(load(file, region.fileOffset, region.bytes));
+  return memory;
+}
+
+/// @param file to be mapped copy-on-write; -1: none
+Result<std::unique_ptr<GuestMemory>> GuestMemory::map(std::span<const Extent> extents, Backing backing, int file) {
   std::unique_ptr<GuestMemory> memory(new GuestMemory());
   std::uint64_t total = 0;
   std::uint64_t end = 0;
@@ -24,7 +72,9 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::span<const Extent>
     end = extentEnd;
     total += extent.size;
   }
-  if (backing == Backing::kShared) {
+  const bool shared = backing == Backing::kShared;
+  memory->fromFile_ = file >= 0;
+  if (shared) {
     memory->fd_.reset(::memfd_create("tshyve-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!memory->fd_) return Error::fromErrno("memfd_create");
     if (::ftruncate(memory->fd_.get(), static_cast<off_t>(total)) != 0) return Error::fromErrno("guest memory");
@@ -33,19 +83,21 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::span<const Extent>
       return Error::fromErrno("guest memory seals");
     }
   }
+  const int source = shared ? memory->fd_.get() : file;
+  const int flags = (shared ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE) | (source < 0 ? MAP_ANONYMOUS : 0);
   std::uint64_t offset = 0;
   for (const Extent& extent : extents) {
-    const int flags = backing == Backing::kShared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    void* mapped = ::mmap(nullptr, extent.size, PROT_READ | PROT_WRITE, flags, memory->fd_.get(),
-                          backing == Backing::kShared ? static_cast<off_t>(offset) : 0);
+    void* mapped = ::mmap(nullptr, extent.size, PROT_READ | PROT_WRITE, flags, source,
+                          source < 0 ? 0 : static_cast<off_t>(offset));
     if (mapped == MAP_FAILED) {
       return Error::fromErrno("cannot reserve " + std::to_string(extent.size >> 20) + " MiB of guest memory");
     }
-    memory->regions_.push_back({extent.guestAddress, {static_cast<std::byte*>(mapped), extent.size}, offset});
+    memory->regions_.push_back(
+        {extent.guestAddress, {static_cast<std::byte*>(mapped), extent.size}, shared ? offset : 0});
     // Best effort: fewer TLB misses; a core dump of us is no place for the guest's secrets.
     ::madvise(mapped, extent.size, MADV_HUGEPAGE);
     ::madvise(mapped, extent.size, MADV_DONTDUMP);
-    if (backing == Backing::kShared) offset += extent.size;
+    offset += extent.size;
   }
   return memory;
 }
@@ -88,6 +140,13 @@ Result<void> GuestMemory::discard(std::uint64_t address, std::uint64_t length) c
   const auto range = slice(address, length);
   if (!range || address % kPageSize != 0 || length % kPageSize != 0) {
     return Error{ErrorCode::kGuest, "a range that is not whole pages of guest memory cannot be given back"};
+  }
+  if (fromFile_ && !fd_) {
+    // Dropping the private copy would bring the file's content back.
+    const void* mapped = ::mmap(range->data(), range->size(), PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (mapped == MAP_FAILED) return Error::fromErrno("cannot give guest memory back");
+    return {};
   }
   // MADV_REMOVE punches a hole into the memfd; private memory has no file behind it.
   const int advice = fd_ ? MADV_REMOVE : MADV_DONTNEED;

@@ -37,6 +37,10 @@ class GuestMemory {
   /// Reserves memory; pages cost nothing until they are touched.
   /// @param extents ascending, not overlapping, page-aligned
   static Result<std::unique_ptr<GuestMemory>> create(std::span<const Extent> extents, Backing backing);
+  /// Memory with the content of a file, one extent after the other. Private memory is mapped copy-on-write: it loads as
+  /// it is touched, and the file stays as it is.
+  static Result<std::unique_ptr<GuestMemory>> createFromFile(std::span<const Extent> extents, Backing backing,
+                                                             int file);
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
   ~GuestMemory();
@@ -45,6 +49,8 @@ class GuestMemory {
   /// The memfd, or -1 for private memory.
   [[nodiscard]] int fd() const { return fd_.get(); }
   [[nodiscard]] std::uint64_t totalBytes() const;
+  /// Pages that have never been touched are zero: true unless they come from a file.
+  [[nodiscard]] bool untouchedReadsZero() const { return !fromFile_ && !fd_; }
 
   /// The host view of a guest range; nothing unless all of it is RAM of one region.
   [[nodiscard]] std::optional<std::span<std::byte>> slice(std::uint64_t address, std::uint64_t length) const;
@@ -72,8 +78,10 @@ class GuestMemory {
 
  private:
   GuestMemory() = default;
+  static Result<std::unique_ptr<GuestMemory>> map(std::span<const Extent> extents, Backing backing, int file);
   std::vector<Region> regions_;
   UniqueFd fd_;
+  bool fromFile_ = false;
 };
 
 }  // namespace tshyve

@@ -1,6 +1,8 @@
 #include "memory/guest_memory.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 namespace tshyve {
 namespace {
@@ -40,6 +42,25 @@ TEST_P(GuestMemoryTest, DiscardedPagesReadAsZero) {
   EXPECT_EQ((*memory)->read<std::uint64_t>(0x101000), 0U);
   EXPECT_FALSE((*memory)->discard(0x101001, 0x1000));
   EXPECT_FALSE((*memory)->discard(0x11f000, 0x2000));
+}
+
+TEST_P(GuestMemoryTest, TakesItsContentFromAFileAndLeavesThatAlone) {
+  const UniqueFd file(::memfd_create("memory", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(file.get(), 0x30000), 0);
+  const std::uint32_t number = 0xfeed;
+  ASSERT_EQ(::pwrite(file.get(), &number, sizeof number, 0x11000), 4);
+  auto memory = GuestMemory::createFromFile(kExtents, GetParam(), file.get());
+  ASSERT_TRUE(memory) << memory.error().message;
+  EXPECT_EQ((*memory)->read<std::uint32_t>(0x101000), number);
+  EXPECT_EQ((*memory)->read<std::uint32_t>(0x1000), 0U);
+  ASSERT_TRUE((*memory)->write<std::uint32_t>(0x101000, 7));
+  std::uint32_t inFile = 0;
+  ASSERT_EQ(::pread(file.get(), &inFile, sizeof inFile, 0x11000), 4);
+  EXPECT_EQ(inFile, number);
+  ASSERT_TRUE((*memory)->discard(0x101000, 0x1000));
+  EXPECT_EQ((*memory)->read<std::uint32_t>(0x101000), 0U);
+  ASSERT_EQ(::ftruncate(file.get(), 0x2f000), 0);
+  EXPECT_FALSE(GuestMemory::createFromFile(kExtents, GetParam(), file.get()));
 }
 
 TEST(GuestMemory, RefusesBadExtents) {
