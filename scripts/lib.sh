@@ -35,8 +35,11 @@ need_packages() {
 # shellcheck disable=SC2154 # root is set by the script that sources this
 image_packages() { grep -v '^#' "$root/iso/build-packages.txt"; }
 
-# Dependencies and bundles of this checkout.
+# What building the native core takes.
+native_packages() { printf '%s\n' g++ cmake ninja-build pkg-config libslirp-dev; }
+
+# Dependencies, native core and bundles of this checkout.
 build_package() {
 	say 'Installing npm packages and building'
-	(cd "$root" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && npm run --silent build)
+	(cd "$root" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && npm run --silent build:native && npm run --silent build)
 }

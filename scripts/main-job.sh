@@ -21,7 +21,7 @@ esac
 trap 'exit 130' INT TERM
 
 need_node
-mapfile -t packages < <(image_packages)
+mapfile -t packages < <(image_packages; native_packages)
 need_packages "${packages[@]}"
 build_package
 say 'Guest image'

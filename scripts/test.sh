@@ -22,7 +22,7 @@ trap 'exit 130' INT TERM
 cd "$root"
 
 need_node
-mapfile -t packages < <(image_packages)
+mapfile -t packages < <(image_packages; native_packages)
 packages+=(shellcheck openssh-server openssl)
 need_packages "${packages[@]}"
 if ! command -v go >/dev/null; then need_packages golang-go; fi

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { TshyveError, hasRunRoot, makePrivateDirectory, run, runRoot, writeFileAtomic } from '../../base/index.js';
+import { probeNative } from '../native/index.js';
 
 /**
  * Some nested hosts offer /dev/kvm but emulate the guest's kernel code, at about 1.5 million instructions a second:
@@ -21,10 +22,20 @@ const PAYLOAD_EXIT_CODE = 1;
 export type KvmVerdict = { readonly usable: true } | { readonly usable: false; readonly reason: string };
 
 /**
- * Says whether QEMU can use KVM here at full speed. The costly part is remembered until the next boot of this host or
- * a change of QEMU.
+ * Says whether QEMU can use KVM here at full speed. The native core finds out in some milliseconds; where it is not
+ * built, QEMU itself runs a test guest.
  */
 export async function probeKvm(qemu: string, signal?: AbortSignal): Promise<KvmVerdict> {
+  const probed = await probeNative();
+  if ('missing' in probed) return probeWithQemu(qemu, signal);
+  if (probed.hardwareSpeed) return { usable: true };
+  // An emulating host is told to use QEMU, which is what happens here; other sentences name a fix.
+  const reason = probed.permitted ? (probed.reason.split('. ')[0] ?? '') : probed.reason.replace(/\.$/, '');
+  return { usable: false, reason };
+}
+
+/** The costly part is remembered until the next boot of this host or a change of QEMU. */
+export async function probeWithQemu(qemu: string, signal?: AbortSignal): Promise<KvmVerdict> {
   try {
     await access('/dev/kvm', constants.R_OK | constants.W_OK);
   } catch (error) {

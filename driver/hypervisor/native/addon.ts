@@ -1,0 +1,108 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { isMainThread } from 'node:worker_threads';
+
+import { TshyveError, messageOf, packageRoot } from '../../base/index.js';
+
+/** The exports of the addon, as native/src/napi/addon.cc makes them; a test compares both. */
+export interface NativeAddon {
+  readonly interfaceVersion: number;
+  /** Runs a little guest for at most 20 ms and says what this host's KVM is good for. */
+  probe(): Promise<NativeProbe>;
+}
+
+export interface NativeProbe {
+  readonly supported: boolean;
+  readonly permitted: boolean;
+  /** Guest kernel code runs on the processor, not in an emulator. */
+  readonly hardwareSpeed: boolean;
+  /** Of guest kernel code; 0 when none ran. */
+  readonly instructionsPerSecond: number;
+  /** Why KVM cannot be used and what to do; empty when it can. */
+  readonly reason: string;
+  /** What the probe took. */
+  readonly milliseconds: number;
+}
+
+/** Changes with the meaning of the exports; an addon of another number was built from other sources. */
+export const interfaceVersion = 1;
+const rebuild = (root: string) => `Build it with "npm run build:native" in ${root}.`;
+
+let loaded: NativeAddon | undefined;
+
+/**
+ * The native core: `TSHYVE_ADDON` (a path), or the prebuilt one of this platform and C library, or one that was built
+ * here with CMake by hand.
+ * @throws TshyveError `precondition` that names what is missing and how to get it
+ */
+export function loadAddon(): NativeAddon {
+  loaded ??= loadFrom(findAddon());
+  return loaded;
+}
+
+/** The C library this Node runs on: addons of the other kind cannot be loaded. */
+function cLibrary(): 'glibc' | 'musl' {
+  return readFileSync('/proc/self/maps', 'latin1').includes('/ld-musl-') ? 'musl' : 'glibc';
+}
+
+function findAddon(): string {
+  const override = process.env['TSHYVE_ADDON'];
+  if (override !== undefined && override !== '') {
+    if (existsSync(override)) return override;
+    throw new TshyveError('precondition', `TSHYVE_ADDON is ${override}, which does not exist. Correct or unset it.`);
+  }
+  const platform = `${process.platform}-${process.arch}`;
+  if (platform !== 'linux-x64') {
+    throw new TshyveError('precondition', `There is no native core for ${platform}: use the qemu hypervisor.`);
+  }
+  const root = packageRoot();
+  const candidates = [
+    join(root, 'prebuilds', platform, `tshyve.${cLibrary()}.node`),
+    join(root, 'native', 'build', 'addon', 'tshyve.node'),
+  ];
+  const found = candidates.find((path) => existsSync(path));
+  if (found !== undefined) return found;
+  throw new TshyveError(
+    'precondition',
+    `The native core for ${platform} (${cLibrary()}) is not in this installation: ${candidates.join(' and ')} do not exist. ${rebuild(root)}`,
+  );
+}
+
+/** @throws TshyveError `precondition` */
+export function loadFrom(path: string): NativeAddon {
+  // A machine belongs to one thread's loop; those of worker threads come and go.
+  if (!isMainThread) throw new TshyveError('internal', 'The native core cannot be used in a worker thread.');
+  let addon: NativeAddon;
+  try {
+    addon = createRequire(import.meta.url)(path) as NativeAddon;
+  } catch (error) {
+    throw new TshyveError('precondition', `The native core ${path} cannot be loaded: ${explain(messageOf(error))}`, {
+      cause: error,
+    });
+  }
+  if (addon.interfaceVersion !== interfaceVersion) {
+    throw new TshyveError(
+      'precondition',
+      `The native core ${path} has interface ${String(addon.interfaceVersion)}, this tshyve needs ${String(interfaceVersion)}: it was built from other sources. ${rebuild(packageRoot())}`,
+    );
+  }
+  return addon;
+}
+
+/** The dynamic loader's words and what to do about them. */
+function explain(message: string): string {
+  const library = /(lib[\w.+-]+\.so[\w.]*): cannot open shared object file/.exec(message)?.[1];
+  if (library !== undefined) {
+    const name = library.startsWith('libslirp') ? 'libslirp0' : `the package that holds ${library}`;
+    return `${library} is missing. Install ${name}, e.g. with "apt-get install libslirp0".`;
+  }
+  const newer = /version [`']([A-Z]+_[\d.]+)' not found/.exec(message)?.[1];
+  if (newer !== undefined) {
+    return `it needs ${newer}, which this system is too old for. ${rebuild(packageRoot())}`;
+  }
+  if (/invalid ELF header|wrong ELF class|file too short|cannot open shared object|not a mach-o/i.test(message)) {
+    return `it is not for this processor and C library, or damaged (${message}). ${rebuild(packageRoot())}`;
+  }
+  return `${message}. ${rebuild(packageRoot())}`;
+}

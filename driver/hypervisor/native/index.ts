@@ -1,0 +1,1 @@
+export { probeNative } from './probe.js';
