@@ -20,40 +20,25 @@ Word nextWord(std::string_view line, std::size_t from) {
   return word;
 }
 
-/// Calls `visit(word)` for the kernel's words until it returns true. @return where init's part begins (at its `--`)
-template <typename Visit>
-std::size_t forEachKernelWord(std::string_view line, Visit visit) {
-  for (Word word = nextWord(line, 0); word.start < word.end; word = nextWord(line, word.end)) {
-    const std::string_view text = line.substr(word.start, word.end - word.start);
-    if (text == "--") return word.start;
-    if (visit(text)) break;
-  }
-  return line.size();
-}
-
 }  // namespace
 
 bool hasKernelParameter(std::string_view commandLine, std::string_view key) {
-  bool found = false;
-  forEachKernelWord(commandLine, [&](std::string_view word) { return found = word.starts_with(key); });
-  return found;
-}
-
-std::string addKernelParameter(std::string_view commandLine, std::string_view parameter) {
-  const std::size_t end = forEachKernelWord(commandLine, [](std::string_view) { return false; });
-  std::string result(commandLine.substr(0, end));
-  if (!result.empty() && result.back() != ' ') result += ' ';
-  result += parameter;
-  if (end < commandLine.size()) (result += ' ') += commandLine.substr(end);
-  return result;
+  for (Word word = nextWord(commandLine, 0); word.start < word.end; word = nextWord(commandLine, word.end)) {
+    std::string_view text = commandLine.substr(word.start, word.end - word.start);
+    if (text == "--") return false;
+    if (text.starts_with('"')) text.remove_prefix(1);
+    if (text.starts_with(key)) return true;
+  }
+  return false;
 }
 
 Result<std::string> guestCommandLine(std::string_view commandLine, std::uint64_t limit) {
   if (commandLine.find('\0') != std::string_view::npos) {
     return Error{ErrorCode::kInvalidArgument, "the kernel command line has a NUL in it"};
   }
-  std::string line = hasKernelParameter(commandLine, "reboot=") ? std::string(commandLine)
-                                                                : addKernelParameter(commandLine, "reboot=a");
+  std::string line(commandLine);
+  // In front: what stands behind `--`, or in a quotation that never ends, is not the kernel's.
+  if (!hasKernelParameter(line, "reboot=")) line.insert(0, line.empty() ? "reboot=a" : "reboot=a ");
   if (line.size() > limit) {
     return Error{ErrorCode::kInvalidArgument, "the kernel command line has " + std::to_string(line.size()) +
                                                   " bytes (with what was added), but this kernel takes at most " +

@@ -11,9 +11,6 @@ namespace tshyve::boot {
 /// True when the kernel (not init, whose arguments follow `--`) is given this parameter. @param key with its `=`
 bool hasKernelParameter(std::string_view commandLine, std::string_view key);
 
-/// Adds a parameter behind the kernel's own, before those of init.
-std::string addKernelParameter(std::string_view commandLine, std::string_view parameter);
-
 /// The line as the guest gets it: with `reboot=a` unless it has a `reboot=`.
 /// @param limit most bytes the kernel reads, without the terminating NUL
 /// @return an error when it is too long or has a NUL in it

@@ -73,7 +73,7 @@ Gdt gdt(EntryMode mode) {
   return {0, 0, descriptor(codeSegment(mode)), descriptor(dataSegment()), descriptor(taskSegment())};
 }
 static_assert(sizeof(Gdt) > kTaskSelector);
-static_assert(layout::kGdt + sizeof(Gdt) <= layout::kIdt + 8);
+static_assert(layout::kGdt + sizeof(Gdt) <= layout::kIdt);
 
 constexpr std::array kBootMsrs{
     Msr{0x174, 0, true},              // IA32_SYSENTER_CS

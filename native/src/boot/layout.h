@@ -46,7 +46,7 @@ inline std::vector<GuestMemory::Extent> memoryExtents(std::uint64_t memoryBytes)
 // --- Low memory, read by the kernel while it starts (all below 640 KiB but the tables) ---
 
 constexpr std::uint64_t kGdt = 0x500;
-constexpr std::uint64_t kIdt = 0x520;
+constexpr std::uint64_t kIdt = 0x540;
 /// hvm_start_info of the PVH boot protocol, and what it points to (Xen: public/arch-x86/hvm/start_info.h).
 constexpr std::uint64_t kPvhStartInfo = 0x6000;
 constexpr std::uint64_t kPvhModules = 0x6040;

@@ -79,7 +79,7 @@ TEST(BzImage, LoadsThroughItsLongModeEntry) {
   EXPECT_EQ(get<std::uint32_t>(*memory, page + 0x202), kSetupMagic);
   EXPECT_EQ(get<std::uint8_t>(*memory, page + 0x210), 0xff) << "type of loader";
   EXPECT_EQ(get<std::uint32_t>(*memory, page + 0x238), 2047U) << "cmdline_size stays as the kernel has it";
-  EXPECT_EQ(getString(*memory, get<std::uint32_t>(*memory, page + 0x228)), "console=ttyS0 reboot=a");
+  EXPECT_EQ(getString(*memory, get<std::uint32_t>(*memory, page + 0x228)), "reboot=a console=ttyS0");
   const auto ramdisk = get<std::uint32_t>(*memory, page + 0x218);
   EXPECT_EQ(ramdisk % 0x1000, 0U);
   EXPECT_EQ(get<std::uint32_t>(*memory, page + 0x21c), 0x2345U);
@@ -174,7 +174,7 @@ TEST(Elf, EntersByThePvhNote) {
   const auto module = get<std::uint64_t>(*memory, info + 16);
   EXPECT_EQ(get<std::uint64_t>(*memory, module), 0x80000000U - 0x1000);
   EXPECT_EQ(get<std::uint64_t>(*memory, module + 8), 0x1000U);
-  EXPECT_EQ(getString(*memory, get<std::uint64_t>(*memory, info + 24)), "quiet reboot=a");
+  EXPECT_EQ(getString(*memory, get<std::uint64_t>(*memory, info + 24)), "reboot=a quiet");
   EXPECT_EQ(get<std::uint64_t>(*memory, info + 32), kRsdp);
   const auto map = get<std::uint64_t>(*memory, info + 40);
   ASSERT_EQ(get<std::uint32_t>(*memory, info + 48), 5U);
@@ -348,15 +348,17 @@ TEST(Elf, IgnoresNotesThatMakeNoSense) {
 TEST(CommandLine, GetsARebootMethodUnlessItHasOne) {
   for (const auto& [given, expected] : std::vector<std::pair<std::string, std::string>>{
            {"", "reboot=a"},
-           {"quiet", "quiet reboot=a"},
-           {"quiet ", "quiet reboot=a"},
+           {"quiet", "reboot=a quiet"},
+           {" quiet ", "reboot=a  quiet "},
            {"reboot=t quiet", "reboot=t quiet"},
            {"quiet\treboot=k", "quiet\treboot=k"},
-           {"noreboot=1", "noreboot=1 reboot=a"},
-           {"x=\"a reboot=t\"", "x=\"a reboot=t\" reboot=a"},
-           {"quiet -- sh reboot=t", "quiet reboot=a -- sh reboot=t"},
+           {"\"reboot=t\" quiet", "\"reboot=t\" quiet"},
+           {"noreboot=1", "reboot=a noreboot=1"},
+           {"x=\"a reboot=t\"", "reboot=a x=\"a reboot=t\""},
+           {"x=\"a", "reboot=a x=\"a"},
+           {"quiet -- sh reboot=t", "reboot=a quiet -- sh reboot=t"},
            {"-- sh", "reboot=a -- sh"},
-           {"a --b", "a --b reboot=a"},
+           {"--b reboot=t", "--b reboot=t"},
        }) {
     const auto line = guestCommandLine(given, 100);
     ASSERT_TRUE(line);
