@@ -11,7 +11,7 @@ const below = {
   supervisor: ['base', 'grpc', 'hypervisor', 'network'],
   machine: ['base', 'hypervisor', 'network', 'image', 'guest', 'supervisor'],
   plugin: ['base', 'grpc', 'machine'],
-  cli: ['base', 'guest', 'hypervisor', 'machine'],
+  cli: ['base', 'guest', 'hypervisor', 'machine', 'network'],
 };
 
 const layerRules = Object.entries(below).map(([folder, allowed]) => ({

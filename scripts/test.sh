@@ -24,6 +24,8 @@ cd "$root"
 need_node
 mapfile -t packages < <(image_packages; native_packages)
 packages+=(shellcheck openssh-server openssl)
+# Shared networks.
+packages+=(dnsmasq-base nftables iproute2 busybox)
 need_packages "${packages[@]}"
 if ! command -v go >/dev/null; then need_packages golang-go; fi
 build_package

@@ -9,6 +9,7 @@ import { doctor } from './doctor.js';
 import { environment } from './env.js';
 import { list } from './list.js';
 import { type LogOptions, logs } from './logs.js';
+import { addNetworkCommands } from './network.js';
 import { ssh } from './ssh.js';
 
 const exitCodesHelp = `
@@ -120,6 +121,7 @@ export function buildProgram(version: string): Command {
     .addHelpText('after', examples('ssh dev', 'ssh dev docker version'))
     .passThroughOptions()
     .action(action((context, machine: string, command: string[]) => ssh(context, machine, command)));
+  addNetworkCommands(program, action);
   program
     .command('logs <machine>')
     .description("print the end of a machine's console log")

@@ -1,0 +1,103 @@
+import { readFile, readdir, rm } from 'node:fs/promises';
+
+import { TshyveError, sleep } from '../../base/index.js';
+import {
+  type NetworkDefinition,
+  bridgeName,
+  checkNetworkName,
+  gateway,
+  networkNames,
+  networkPlace,
+  readDefinition,
+} from './definition.js';
+import { interfaceExists, must } from './host.js';
+import { isUp, keeperPid } from './liveness.js';
+import { nftablesRemoval } from './nftables.js';
+import { formatSubnet } from './subnet.js';
+
+const DOWN_TIMEOUT_MS = 20_000;
+
+export interface NetworkReport {
+  readonly name: string;
+  /** `up`: its keeper runs; `stale`: a keeper died and left a bridge; `down` */
+  readonly state: 'up' | 'stale' | 'down';
+  readonly bridge: string;
+  readonly ipv4: string;
+  readonly ipv6: string;
+  readonly gateway: string;
+  /** Interfaces of machines on the bridge. */
+  readonly interfaces: readonly string[];
+}
+
+/** @throws TshyveError `not-found` */
+export async function inspectNetwork(name: string): Promise<NetworkReport> {
+  const definition = await readDefinition(checkNetworkName(name));
+  if (definition === undefined) {
+    throw new TshyveError('not-found', `There is no network "${name}": "tshyve network up ${name}" makes it.`);
+  }
+  return report(definition);
+}
+
+export async function listNetworks(): Promise<NetworkReport[]> {
+  const definitions = await Promise.all((await networkNames()).map((name) => readDefinition(name)));
+  return Promise.all(definitions.flatMap((definition) => (definition === undefined ? [] : [report(definition)])));
+}
+
+async function report(definition: NetworkDefinition): Promise<NetworkReport> {
+  const bridge = bridgeName(definition.name);
+  const up = await isUp(definition.name);
+  return {
+    name: definition.name,
+    state: up ? 'up' : interfaceExists(bridge) ? 'stale' : 'down',
+    bridge,
+    ipv4: formatSubnet(definition.ipv4),
+    ipv6: definition.ipv6,
+    gateway: gateway(definition),
+    interfaces: await bridgePorts(bridge),
+  };
+}
+
+async function bridgePorts(bridge: string): Promise<string[]> {
+  if (!interfaceExists(bridge)) return [];
+  return readdir(`/sys/class/net/${bridge}/brif`).catch(() => []);
+}
+
+/**
+ * Takes a network down and forgets it: keeper, bridge, interfaces, rules, files.
+ * @throws TshyveError `busy` when machines are attached and `force` is not given
+ */
+export async function removeNetwork(name: string, options: { readonly force: boolean }): Promise<void> {
+  checkNetworkName(name);
+  const place = networkPlace(name);
+  const bridge = bridgeName(name);
+  const ports = await bridgePorts(bridge);
+  if (ports.length > 0 && !options.force) {
+    throw new TshyveError(
+      'busy',
+      `${String(ports.length)} machines are attached to the network "${name}". Stop them, or use --force.`,
+    );
+  }
+  await endKeeper(name);
+  for (const port of ports) if (interfaceExists(port)) await must('ip', ['link', 'delete', port]);
+  // What a keeper that was killed has left.
+  if (interfaceExists(bridge)) {
+    await must('nft', ['-f', '-'], nftablesRemoval(name));
+    await must('ip', ['link', 'delete', bridge]);
+  }
+  await rm(place.folder, { recursive: true, force: true });
+}
+
+async function endKeeper(name: string): Promise<void> {
+  if (!(await isUp(name))) return;
+  const place = networkPlace(name);
+  const pid = keeperPid(await readFile(place.status, 'utf8').catch(() => ''));
+  if (pid !== undefined) process.kill(pid, 'SIGTERM');
+  const deadline = performance.now() + DOWN_TIMEOUT_MS;
+  // The kernel tells nobody when a lock is freed.
+  while (await isUp(name)) {
+    if (performance.now() > deadline) {
+      throw new TshyveError('timeout', `The keeper of the network "${name}" does not end; ${place.log} says why.`);
+    }
+    await sleep(20);
+  }
+}
