@@ -1,0 +1,35 @@
+#include "net/frame_backend.h"
+
+#include "net/datagram_backend.h"
+#include "net/slirp_backend.h"
+#include "net/stream_backend.h"
+#include "net/tap_backend.h"
+
+namespace tshyve::net {
+namespace {
+
+/// Any backend as a FrameBackend.
+template <typename Backend>
+Result<std::unique_ptr<FrameBackend>> upcast(Result<std::unique_ptr<Backend>> created) {
+  if (!created) return std::move(created).error();
+  return std::unique_ptr<FrameBackend>(std::move(created).value());
+}
+
+struct Creator {
+  EventLoop& loop;
+  const LogSink& log;
+
+  auto operator()(const UserNetwork& config) const { return upcast(SlirpBackend::create(loop, config, log)); }
+  auto operator()(const TapNetwork& config) const { return upcast(TapBackend::create(loop, config)); }
+  auto operator()(const StreamNetwork& config) const { return upcast(StreamBackend::create(loop, config, log)); }
+  auto operator()(const DatagramNetwork& config) const { return upcast(DatagramBackend::create(loop, config, log)); }
+  auto operator()(const VpnkitNetwork& config) const { return upcast(StreamBackend::create(loop, config, log)); }
+};
+
+}  // namespace
+
+Result<std::unique_ptr<FrameBackend>> createBackend(EventLoop& loop, const NetworkConfig& config, LogSink log) {
+  return std::visit(Creator{loop, log}, config.backend);
+}
+
+}  // namespace tshyve::net
