@@ -16,6 +16,7 @@ constexpr unsigned long kTssAddress = 0xfffbd000;
 /// Inputs of the IO-APIC; message-signalled interrupts get the numbers above.
 constexpr std::uint32_t kIoApicPins = 24;
 constexpr std::uint32_t kPicPins = 16;
+constexpr std::uint32_t kInterruptChips[] = {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC};
 /// KVM's limit on routes is 4096.
 constexpr std::size_t kMaxMsiRoutes = 2048;
 
@@ -243,7 +244,7 @@ void Vm::removeIoEvent(IoSpace space, std::uint64_t address, int eventFd) {
 
 Result<void> Vm::save(StateWriter& writer) const {
   writer.section("kvm-vm", 1);
-  for (const std::uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC}) {
+  for (const std::uint32_t chip : kInterruptChips) {
     kvm_irqchip state{};
     state.chip_id = chip;
     if (ioctlRetry(fd(), KVM_GET_IRQCHIP, &state) < 0) return Error::fromErrno("KVM_GET_IRQCHIP");
@@ -257,7 +258,7 @@ Result<void> Vm::save(StateWriter& writer) const {
 
 Result<void> Vm::restore(StateReader& reader) {
   TSHYVE_TRY([[maybe_unused]] const std::uint32_t version, reader.section("kvm-vm", 1));
-  for (const std::uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC}) {
+  for (const std::uint32_t chip : kInterruptChips) {
     kvm_irqchip state{};
     TSHYVE_CHECK(getRaw(reader, state));
     if (state.chip_id != chip) return Error{ErrorCode::kCorrupt, "the snapshot's interrupt controllers are mixed up"};
