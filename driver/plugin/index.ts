@@ -1,2 +1,3 @@
+export { Listener } from './listener.js';
 export { main } from './main.js';
 export { type ExitCode, PluginServer, type PluginServerOptions } from './plugin-server.js';

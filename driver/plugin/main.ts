@@ -1,8 +1,6 @@
 import { writeSync } from 'node:fs';
 
-import { messageOf } from '../base/index.js';
-import { LineWriter } from './line-writer.js';
-import { PluginServer } from './plugin-server.js';
+import { Listener } from './listener.js';
 
 /** libmachine's magic: a plugin started by a client finds this in its environment. */
 const TOKEN = '42';
@@ -27,37 +25,8 @@ export async function main(argv: readonly string[]): Promise<void> {
   // Children must not take themselves for a plugin.
   delete env['MACHINE_PLUGIN_TOKEN'];
   delete env['MACHINE_PLUGIN_DRIVER_NAME'];
-  await servePlugin();
-}
-
-async function servePlugin(): Promise<void> {
-  let stdout: LineWriter | undefined;
-  let stderr: LineWriter | undefined;
-  const server = new PluginServer({
-    loadDriver: async () => {
-      const { createDriver } = await import('../machine/index.js');
-      return createDriver('', '');
-    },
-    info: (line) => {
-      stdout ??= new LineWriter(1);
-      stdout.write(line);
-    },
-    debug: (line) => {
-      stderr ??= new LineWriter(2);
-      stderr.write(line);
-    },
-  });
-  // Nothing may go to stdout before this line, and nothing heavy may load before it.
-  writeSync(1, `${await server.listen()}\n`);
-  process.on('unhandledRejection', (reason) => {
-    stderr ??= new LineWriter(2);
-    stderr.write(`Unhandled: ${messageOf(reason)}`);
-  });
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.on(signal, () => {
-      server.shutDown(130, signal);
-    });
-  }
-  server.warmUp();
-  process.exit(await server.ended);
+  const listener = new Listener();
+  // Nothing may go to stdout before this line, and nothing that the address does not need may load before it.
+  writeSync(1, `${await listener.listen()}\n`);
+  await (await import('./serve.js')).serve(listener);
 }

@@ -1,8 +1,9 @@
-import { type AddressInfo, type Server, type Socket, createServer } from 'node:net';
+import type { Socket } from 'node:net';
 
 import { type Log, TshyveError, messageOf } from '../base/index.js';
 import type { Driver, Operation } from '../machine/driver.js';
 import type { GobValue } from './gob/index.js';
+import type { Listener } from './listener.js';
 import { type Call, RpcConnection } from './netrpc/index.js';
 import { type Method, findMethod } from './service.js';
 
@@ -34,7 +35,7 @@ export class PluginServer {
   /** Settles when the process should exit; never rejects. */
   readonly ended: Promise<ExitCode>;
   readonly #options: PluginServerOptions;
-  readonly #server: Server;
+  readonly #listener: Listener;
   readonly #abort = new AbortController();
   readonly #end: (code: ExitCode) => void;
   #driver: Promise<Driver> | undefined;
@@ -44,26 +45,17 @@ export class PluginServer {
   #heartbeat: NodeJS.Timeout | undefined;
   #ending = false;
 
-  constructor(options: PluginServerOptions) {
+  constructor(listener: Listener, options: PluginServerOptions) {
+    this.#listener = listener;
     this.#options = options;
     let end: (code: ExitCode) => void = () => undefined;
     this.ended = new Promise((resolve) => {
       end = resolve;
     });
     this.#end = end;
-    this.#server = createServer((socket) => {
+    this.#rearm();
+    listener.serve((socket) => {
       this.#accept(socket);
-    });
-  }
-
-  /** @returns the address line for the client, e.g. `127.0.0.1:34567` */
-  listen(): Promise<string> {
-    return new Promise((resolve, reject) => {
-      this.#server.once('error', reject);
-      this.#server.listen({ host: '127.0.0.1', port: 0 }, () => {
-        this.#rearm();
-        resolve(`127.0.0.1:${String((this.#server.address() as AddressInfo).port)}`);
-      });
     });
   }
 
@@ -79,7 +71,7 @@ export class PluginServer {
     clearTimeout(this.#heartbeat);
     this.#options.debug(`Ending: ${reason}`);
     this.#abort.abort();
-    this.#server.close();
+    this.#listener.close();
     const limit = new Promise<void>((resolve) => {
       setTimeout(resolve, CLEANUP_TIMEOUT_MS);
     });

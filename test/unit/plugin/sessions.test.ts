@@ -5,7 +5,7 @@ import { afterEach, describe, expect, test } from 'vitest';
 
 import { TshyveError } from '../../../driver/base/index.js';
 import { GobDecoder } from '../../../driver/plugin/gob/index.js';
-import { PluginServer } from '../../../driver/plugin/index.js';
+import { Listener, PluginServer } from '../../../driver/plugin/index.js';
 import type { CreateFlag, Driver, FlagValue } from '../../../driver/machine/driver.js';
 import { machineStates } from '../../../driver/machine/driver.js';
 import { type Session, plain, recorded } from './recorded.js';
@@ -189,12 +189,13 @@ afterEach(() => {
 /** Plays a recorded client against our server, in pieces of `chunk` bytes. */
 async function replay(session: Session, chunk: number): Promise<void> {
   const driver = new ScriptedDriver();
-  server = new PluginServer({
+  const listener = new Listener();
+  const [, port] = (await listener.listen()).split(':');
+  server = new PluginServer(listener, {
     loadDriver: () => Promise.resolve(driver),
     info: () => undefined,
     debug: () => undefined,
   });
-  const [, port] = (await server.listen()).split(':');
   const socket = connect(Number(port), '127.0.0.1');
   await once(socket, 'connect');
   socket.setNoDelay(true);
