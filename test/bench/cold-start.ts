@@ -7,6 +7,7 @@ import type { Benchmark } from './benchmark.js';
 import { type Variant, interleave, pick } from './harness.js';
 
 const WARMUP_ROUNDS = 3;
+const BUDGET_MS = 60_000;
 const TIMEOUT_MS = 10_000;
 
 /** What a Go client sends and gets for its first call, recorded from one (test/fixtures/gob-vectors.json.gz). */
@@ -44,7 +45,7 @@ export const coldStart: Benchmark = {
         plugin('tshyve', process.execPath, [world.parts.plugin.path], true),
         plugin('go', world.parts.goPlugin.path, [], true),
       ],
-      { rounds, warmup: WARMUP_ROUNDS },
+      { rounds, warmup: WARMUP_ROUNDS, budgetMs: BUDGET_MS },
     );
     const [minimalAddress, ourAddress, goAddress] = pick(values, ['minimal address', 'tshyve address', 'go address']);
     const [ourAnswer, goAnswer] = pick(values, ['tshyve answer', 'go answer']);

@@ -6,6 +6,7 @@ import type { Bench, Benchmark } from './benchmark.js';
 import { interleave, pick } from './harness.js';
 
 const TIMEOUT_MS = 300_000;
+const BUDGET_MS = 90_000;
 const MEMORY_MIB = 2048;
 
 const phases = {
@@ -32,6 +33,7 @@ export const create: Benchmark = {
     const values = await interleave([() => createOnce(bench)], {
       rounds: bench.rounds,
       warmup: 0,
+      budgetMs: BUDGET_MS,
       onRound: (round) => {
         bench.say(`round ${String(round)} of ${String(bench.rounds)}`);
       },

@@ -46,14 +46,18 @@ export type Variant = () => Promise<Readonly<Record<string, number>>>;
  * Runs all variants once per round, beginning with another one each time, so that a change of the machine's load hits
  * all of them alike.
  * @param options.warmup rounds that are run first and not counted: they fill the page cache
+ * @param options.budgetMs no round begins later than this after the first, so that a busy machine gets fewer rounds
+ * instead of an endless run
  * @returns the values by series name
  */
 export async function interleave(
   variants: readonly Variant[],
-  options: { rounds: number; warmup: number; onRound?: (round: number) => void },
+  options: { rounds: number; warmup: number; budgetMs: number; onRound?: (round: number) => void },
 ): Promise<ReadonlyMap<string, readonly number[]>> {
   const values = new Map<string, number[]>();
+  const deadline = performance.now() + options.budgetMs;
   for (let round = -options.warmup; round < options.rounds; round++) {
+    if (round > 0 && performance.now() > deadline) break;
     if (round >= 0) options.onRound?.(round + 1);
     for (let turn = 0; turn < variants.length; turn++) {
       const variant = variants[(turn + round + options.warmup) % variants.length];

@@ -6,6 +6,7 @@ import { type Variant, interleave } from './harness.js';
 
 const MACHINES = 10;
 const MEMORY_MIB = 512;
+const BUDGET_MS = 60_000;
 
 interface HostConfig {
   readonly DriverName: string;
@@ -36,7 +37,7 @@ export const list: Benchmark = {
     const goSilent = 'Go plugin without urls: nobody asks Docker';
     const values = await interleave(
       [listOnce(bench, ours, world.store), listOnce(bench, goAsking, asking), listOnce(bench, goSilent, silent)],
-      { rounds, warmup: 1 },
+      { rounds, warmup: 1, budgetMs: BUDGET_MS },
     );
     await world.removeMachines();
     return [
