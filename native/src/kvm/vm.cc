@@ -134,8 +134,22 @@ Result<std::unique_ptr<Vm>> Vm::create(const System& system, const GuestMemory& 
     return Error::fromErrno("KVM_SET_IDENTITY_MAP_ADDR");
   }
   if (ioctlRetry(vm->fd(), KVM_CREATE_IRQCHIP, 0UL) < 0) return Error::fromErrno("KVM_CREATE_IRQCHIP");
+  TSHYVE_CHECK(vm->maskPics());
   TSHYVE_CHECK(vm->addMemory(memory));
   return vm;
+}
+
+Result<void> Vm::maskPics() {
+  // KVM's 8259s begin with every input open, and LINT0 lets them through: an edge on a line of the IO-APIC below 16
+  // would arrive a second time, as interrupt 0 to 15. A guest that wants them programs them first.
+  for (const std::uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE}) {
+    kvm_irqchip state{};
+    state.chip_id = chip;
+    if (ioctlRetry(fd(), KVM_GET_IRQCHIP, &state) < 0) return Error::fromErrno("KVM_GET_IRQCHIP");
+    state.chip.pic.imr = 0xff;
+    if (ioctlRetry(fd(), KVM_SET_IRQCHIP, &state) < 0) return Error::fromErrno("KVM_SET_IRQCHIP");
+  }
+  return {};
 }
 
 Result<void> Vm::addMemory(const GuestMemory& memory) {

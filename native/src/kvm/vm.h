@@ -43,6 +43,7 @@ class Vm final : public VmServices {
  private:
   friend class KvmMsiVector;
   Vm(const System& system, UniqueFd fd) : system_(system), fd_(std::move(fd)) {}
+  Result<void> maskPics();
   Result<void> addMemory(const GuestMemory& memory);
   Result<std::uint32_t> allocateGsi();
   void releaseGsi(std::uint32_t gsi);

@@ -139,6 +139,7 @@ Result<std::unique_ptr<KvmMachine>> KvmMachine::assemble(const MachineConfig& co
 Result<std::unique_ptr<KvmMachine>> KvmMachine::create(const MachineConfig& config, EventSink sink) {
   TSHYVE_TRY(auto machine, assemble(config, std::move(sink), -1));
   TSHYVE_CHECK(machine->boot());
+  machine->state_ = State::kBuilt;
   return machine;
 }
 
@@ -147,6 +148,7 @@ Result<std::unique_ptr<KvmMachine>> KvmMachine::restore(const MachineConfig& con
   TSHYVE_TRY(const snapshot::Loaded loaded, snapshot::open(snapshotFolder));
   TSHYVE_TRY(auto machine, assemble(config, std::move(sink), loaded.memoryFile.get()));
   TSHYVE_CHECK(machine->restoreState(loaded.state));
+  machine->state_ = State::kBuilt;
   return machine;
 }
 
@@ -306,7 +308,7 @@ void KvmMachine::guestEnded(ExitReason reason, std::string detail) {
 }
 
 void KvmMachine::endNow(ExitReason reason, const std::string& detail) {
-  if (state_ == State::kEnded) return;
+  if (state_ == State::kEnded || state_ == State::kUnfinished) return;
   state_ = State::kEnded;
   ended_ = true;
   // All are told before the first is waited for.
@@ -325,6 +327,14 @@ Result<void> KvmMachine::pressPowerButton() {
 }
 
 Result<void> KvmMachine::writeConsole(std::span<const std::byte> bytes) { return serial_->receive(bytes); }
+
+Result<std::uint16_t> KvmMachine::addForward(std::uint32_t nic, const ForwardConfig&) {
+  return Error{ErrorCode::kNotFound, "the machine has no network interface " + std::to_string(nic)};
+}
+
+Result<void> KvmMachine::removeForward(std::uint32_t nic, const ForwardConfig&) {
+  return Error{ErrorCode::kNotFound, "the machine has no network interface " + std::to_string(nic)};
+}
 
 MachineStatistics KvmMachine::statistics() const {
   MachineStatistics statistics;

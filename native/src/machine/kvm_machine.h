@@ -42,7 +42,7 @@ class KvmMachine final : public Machine {
   [[nodiscard]] MachineStatistics statistics() const override;
 
  private:
-  enum class State { kBuilt, kRunning, kPaused, kEnded };
+  enum class State { kUnfinished, kBuilt, kRunning, kPaused, kEnded };
 
   KvmMachine(MachineConfig config, EventSink sink, kvm::System system);
 
@@ -82,7 +82,7 @@ class KvmMachine final : public Machine {
   std::vector<std::unique_ptr<kvm::Vcpu>> unstartedVcpus_;
   std::vector<std::unique_ptr<VcpuThread>> vcpus_;
 
-  State state_ = State::kBuilt;  // the control loop's
+  State state_ = State::kUnfinished;  // the control loop's
   std::atomic<bool> ended_{false};
 };
 

@@ -1,0 +1,324 @@
+// Runs the guest of test/guest on this host's KVM, whatever its speed.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <thread>
+
+#include "machine/machine.h"
+#include "machine/testing/observer.h"
+
+namespace tshyve {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::HasSubstr;
+using testing::Observer;
+
+MachineConfig guest(const std::string& command, std::uint32_t cpus = 1) {
+  MachineConfig config;
+  config.name = "test";
+  config.cpus = cpus;
+  config.memoryBytes = 64 << 20;
+  config.boot.kernel = TSHYVE_TEST_GUEST;
+  config.boot.commandLine = command;
+  config.balloon = false;
+  config.console = false;
+  return config;
+}
+
+class TestMachine {
+ public:
+  explicit TestMachine(const MachineConfig& config) { take(Machine::create(config, observer_.sink())); }
+  TestMachine(const MachineConfig& config, const std::string& snapshot) {
+    take(Machine::restore(config, snapshot, observer_.sink()));
+  }
+  Machine* operator->() { return machine_.get(); }
+  Observer& observer() { return observer_; }
+  [[nodiscard]] bool built() const { return machine_ != nullptr; }
+  void destroy() { machine_.reset(); }
+  void start() {
+    const auto started = machine_->start();
+    ASSERT_TRUE(started) << started.error().message;
+  }
+  void expectExit(ExitReason reason) {
+    const auto exited = observer_.waitForExit();
+    ASSERT_TRUE(exited) << "the machine still runs; console: " << observer_.console();
+    EXPECT_EQ(exited->reason, reason) << exited->detail << "; console: " << observer_.console();
+  }
+
+ private:
+  void take(Result<std::unique_ptr<Machine>> machine) {
+    ASSERT_TRUE(machine) << machine.error().message;
+    machine_ = *std::move(machine);
+  }
+  Observer observer_;
+  std::unique_ptr<Machine> machine_;
+};
+
+class KvmMachineTest : public ::testing::Test {
+ protected:
+  void SetUp() override { ASSERT_EQ(::access("/dev/kvm", R_OK | W_OK), 0) << "these tests need /dev/kvm"; }
+};
+
+TEST_F(KvmMachineTest, PrintsAndPowersOff) {
+  TestMachine machine(guest("hello"));
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_EQ(machine.observer().console(), "hello\n");
+  EXPECT_GT(machine->statistics().exits, 6U);
+}
+
+struct EndCase {
+  const char* command;
+  ExitReason reason;
+  const char* detail;
+};
+class EndTest : public KvmMachineTest, public ::testing::WithParamInterface<EndCase> {};
+INSTANTIATE_TEST_SUITE_P(Ways, EndTest,
+                         ::testing::Values(EndCase{"keyboard-reset", ExitReason::kReset, "restart"},
+                                           EndCase{"acpi-reset", ExitReason::kReset, "restart"},
+                                           EndCase{"triple", ExitReason::kCrashed, "triple fault"},
+                                           EndCase{"astray", ExitReason::kCrashed, "rip=0xfd000000"}),
+                         [](const auto& test) {
+                           std::string name = test.param.command;
+                           std::erase(name, '-');
+                           return name;
+                         });
+
+TEST_P(EndTest, SaysWhyTheGuestEnded) {
+  TestMachine machine(guest(GetParam().command));
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  machine.expectExit(GetParam().reason);
+  EXPECT_THAT(machine.observer().waitForExit()->detail, HasSubstr(GetParam().detail));
+}
+
+TEST_F(KvmMachineTest, AnswersAccessesOfEveryWidth) {
+  TestMachine machine(guest("buses"));
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_THAT(machine.observer().console(), HasSubstr("string\nbuses\n"));
+}
+
+TEST_F(KvmMachineTest, HasAClock) {
+  TestMachine machine(guest("clock"));
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_EQ(machine.observer().console(), "century 0000000000000020\n");
+}
+
+class ProcessorsTest : public KvmMachineTest, public ::testing::WithParamInterface<unsigned> {};
+INSTANTIATE_TEST_SUITE_P(Counts, ProcessorsTest, ::testing::Values(1U, 2U, 4U, 64U));
+
+TEST_P(ProcessorsTest, AllStart) {
+  const std::string count = std::to_string(GetParam());
+  TestMachine machine(guest("processors " + count, GetParam()));
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_EQ(machine.observer().console(), "processors " + count + "\n");
+}
+
+TEST_F(KvmMachineTest, EchoesConsoleInput) {
+  TestMachine machine(guest("echo"));
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  ASSERT_TRUE(machine.observer().waitForConsole("ready\n"));
+  const std::string text = "abcq";
+  ASSERT_TRUE(machine->writeConsole(std::as_bytes(std::span(text))));
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_EQ(machine.observer().console(), "ready\nabc");
+}
+
+TEST_F(KvmMachineTest, SerialPortInterrupts) {
+  TestMachine machine(guest("serial-interrupts"));
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  ASSERT_TRUE(machine.observer().waitForConsole("ready\n"));
+  const std::string text = "x";
+  ASSERT_TRUE(machine->writeConsole(std::as_bytes(std::span(text))));
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_EQ(machine.observer().console(), "ready\ninput\n");
+}
+
+TEST_F(KvmMachineTest, PowerButtonInterrupts) {
+  TestMachine machine(guest("button"));
+  ASSERT_TRUE(machine.built());
+  EXPECT_FALSE(machine->pressPowerButton());
+  machine.start();
+  ASSERT_TRUE(machine.observer().waitForConsole("waiting\n"));
+  ASSERT_TRUE(machine->pressPowerButton());
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_EQ(machine.observer().console(), "waiting\nbutton\n");
+}
+
+TEST_F(KvmMachineTest, PausesAndResumes) {
+  TestMachine machine(guest("count", 2));
+  ASSERT_TRUE(machine.built());
+  EXPECT_FALSE(machine->pause());
+  machine.start();
+  ASSERT_TRUE(machine.observer().waitForConsole("n3\n"));
+  for (int round = 0; round < 5; round++) {
+    ASSERT_TRUE(machine->pause());
+    ASSERT_TRUE(machine->pause());
+    const std::string before = machine.observer().console();
+    std::this_thread::sleep_for(milliseconds(20));
+    EXPECT_EQ(machine.observer().console(), before);
+    ASSERT_TRUE(machine->resume());
+    const auto number = std::to_string(std::count(before.begin(), before.end(), '\n') + 2);
+    ASSERT_TRUE(machine.observer().waitForConsole("n" + number + "\n"));
+  }
+  machine->stop();
+  machine.expectExit(ExitReason::kKilled);
+}
+
+enum class At { kBuilt, kRunning, kPaused, kSpinning, kHalted, kEnded };
+class StopTest : public KvmMachineTest, public ::testing::WithParamInterface<At> {};
+INSTANTIATE_TEST_SUITE_P(States, StopTest,
+                         ::testing::Values(At::kBuilt, At::kRunning, At::kPaused, At::kSpinning, At::kHalted,
+                                           At::kEnded));
+
+TEST_P(StopTest, EndsOnceAndForAll) {
+  const At at = GetParam();
+  const char* command = at == At::kSpinning ? "spin"
+                        : at == At::kHalted ? "idle"
+                        : at == At::kEnded  ? "hello"
+                                            : "count";
+  TestMachine machine(guest(command, 2));
+  ASSERT_TRUE(machine.built());
+  if (at != At::kBuilt) machine.start();
+  if (at == At::kRunning || at == At::kPaused) {
+    ASSERT_TRUE(machine.observer().waitForConsole("n"));
+  }
+  if (at == At::kSpinning) {
+    ASSERT_TRUE(machine.observer().waitForConsole("spin"));
+  }
+  if (at == At::kHalted) {
+    ASSERT_TRUE(machine.observer().waitForConsole("idle"));
+  }
+  if (at == At::kPaused) {
+    ASSERT_TRUE(machine->pause());
+  }
+  if (at == At::kEnded) machine.expectExit(ExitReason::kShutdown);
+  machine->stop();
+  machine->stop();
+  machine.expectExit(at == At::kEnded ? ExitReason::kShutdown : ExitReason::kKilled);
+  EXPECT_FALSE(machine->start());
+  EXPECT_FALSE(machine->pause());
+  EXPECT_FALSE(machine->resume());
+  machine.destroy();
+  EXPECT_EQ(machine.observer().exitCount(), 1U);
+}
+
+TEST_F(KvmMachineTest, MayBeDestroyedWhileItRuns) {
+  TestMachine machine(guest("count", 4));
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  ASSERT_TRUE(machine.observer().waitForConsole("n1"));
+  machine.destroy();
+  EXPECT_EQ(machine.observer().exitCount(), 1U);
+}
+
+TEST_F(KvmMachineTest, RefusesBadConfigurations) {
+  Observer observer;
+  auto config = guest("hello");
+  config.cpus = 0;
+  EXPECT_FALSE(Machine::create(config, observer.sink()));
+  config.cpus = 65;
+  EXPECT_FALSE(Machine::create(config, observer.sink()));
+  config = guest("hello");
+  config.memoryBytes = 1 << 20;
+  EXPECT_FALSE(Machine::create(config, observer.sink()));
+  config = guest("hello");
+  config.boot.kernel = "/nonexistent";
+  const auto machine = Machine::create(config, observer.sink());
+  ASSERT_FALSE(machine);
+  EXPECT_THAT(machine.error().message, HasSubstr("/nonexistent"));
+}
+
+class SnapshotTest : public KvmMachineTest {
+ protected:
+  SnapshotTest() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "tshyve-snapshot-XXXXXX").string();
+    folder_ = ::mkdtemp(pattern.data());
+  }
+  ~SnapshotTest() override { std::filesystem::remove_all(folder_); }
+  std::string folder_;
+};
+
+std::size_t lines(const std::string& text) {
+  return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
+}
+
+TEST_F(SnapshotTest, GoesOnWhereItWasSaved) {
+  std::string before;
+  {
+    TestMachine machine(guest("count", 2));
+    ASSERT_TRUE(machine.built());
+    machine.start();
+    ASSERT_TRUE(machine.observer().waitForConsole("n20\n"));
+    EXPECT_FALSE(machine->save(folder_));
+    ASSERT_TRUE(machine->pause());
+    const auto saved = machine->save(folder_);
+    ASSERT_TRUE(saved) << saved.error().message;
+    before = machine.observer().console();
+  }
+  for (int round = 0; round < 3; round++) {
+    TestMachine machine(guest("count", 2), folder_);
+    ASSERT_TRUE(machine.built());
+    machine.start();
+    const std::size_t next = lines(before) + 1;
+    ASSERT_TRUE(machine.observer().waitForConsole("n" + std::to_string(next + 5) + "\n"));
+    // Byte for byte what would have come next.
+    std::string expected;
+    for (std::size_t number = 1; number < next + 5; number++) expected += "n" + std::to_string(number) + "\n";
+    EXPECT_EQ((before + machine.observer().console()).substr(0, expected.size()), expected);
+    ASSERT_TRUE(machine->pause());
+    // Saving over the snapshot one runs from.
+    const auto saved = machine->save(folder_);
+    ASSERT_TRUE(saved) << saved.error().message;
+    before += machine.observer().console();
+  }
+}
+
+TEST_F(SnapshotTest, KeepsWaitingForInterrupts) {
+  {
+    TestMachine machine(guest("button"));
+    ASSERT_TRUE(machine.built());
+    machine.start();
+    ASSERT_TRUE(machine.observer().waitForConsole("waiting\n"));
+    ASSERT_TRUE(machine->pause());
+    ASSERT_TRUE(machine->save(folder_));
+  }
+  TestMachine machine(guest("button"), folder_);
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  ASSERT_TRUE(machine->pressPowerButton());
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_EQ(machine.observer().console(), "button\n");
+}
+
+TEST_F(SnapshotTest, RefusesWhatDoesNotFit) {
+  {
+    TestMachine machine(guest("count"));
+    ASSERT_TRUE(machine.built());
+    machine.start();
+    ASSERT_TRUE(machine->pause());
+    ASSERT_TRUE(machine->save(folder_));
+  }
+  Observer observer;
+  EXPECT_FALSE(Machine::restore(guest("count", 2), folder_, observer.sink()));
+  auto larger = guest("count");
+  larger.memoryBytes *= 2;
+  EXPECT_FALSE(Machine::restore(larger, folder_, observer.sink()));
+  EXPECT_FALSE(Machine::restore(guest("count"), folder_ + "/none", observer.sink()));
+}
+
+}  // namespace
+}  // namespace tshyve
