@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "base/event_loop.h"
-#include "base/log.h"
 #include "boot/cpu_setup.h"
 #include "bus/bus.h"
 #include "devices/cmos_clock.h"
@@ -19,9 +18,6 @@
 #include "machine/machine.h"
 #include "machine/vcpu_thread.h"
 #include "memory/guest_memory.h"
-#include "pci/root.h"
-#include "sandbox/seccomp.h"
-#include "virtio/device.h"
 
 namespace tshyve {
 
@@ -54,11 +50,7 @@ class KvmMachine final : public Machine {
   static Result<std::unique_ptr<KvmMachine>> assemble(const MachineConfig& config, EventSink sink, int memoryFile);
   Result<void> buildMemory(int memoryFile);
   Result<void> buildLegacyDevices();
-  Result<void> buildPciDevices();
   Result<void> buildVcpus();
-  /// A loop of its own for a device. @param name of the thread
-  Result<EventLoop*> addLoop(const std::string& name, sandbox::Role role);
-  Result<void> addVirtioDevice(std::shared_ptr<virtio::Device> device);
   Result<void> boot();
   Result<void> restoreState(std::span<const std::byte> state);
 
@@ -72,7 +64,7 @@ class KvmMachine final : public Machine {
   void endNow(ExitReason reason, const std::string& detail);
   /// The guest's execution is over; called on vCPU threads and device loops.
   void guestEnded(ExitReason reason, std::string detail);
-  [[nodiscard]] Log logger() const;
+  void log(std::string line) const;
 
   const MachineConfig config_;
   const EventSink sink_;
@@ -81,17 +73,12 @@ class KvmMachine final : public Machine {
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<kvm::Vm> vm_;
   std::unique_ptr<EventLoop> controlLoop_;
-  struct DeviceLoop {
-    std::unique_ptr<EventLoop> loop;
-    sandbox::Role role;
-  };
-  std::vector<DeviceLoop> loops_;  // the first serves every device that has none of its own
+  std::unique_ptr<EventLoop> deviceLoop_;
   Bus ports_;
   Bus memoryBus_;
   std::shared_ptr<Serial> serial_;
   std::shared_ptr<CmosClock> clock_;
   std::unique_ptr<InterruptLine> powerButton_;
-  std::unique_ptr<pci::PciRoot> pciRoot_;
   std::vector<std::unique_ptr<kvm::Vcpu>> unstartedVcpus_;
   std::vector<std::unique_ptr<VcpuThread>> vcpus_;
 

@@ -29,11 +29,14 @@ struct ForwardConfig {
   std::uint16_t hostPort = 0;
   std::uint16_t guestPort = 0;
   bool udp = false;
+  std::string guestAddress = {};  ///< empty: the only guest there is
 };
 
 /// User-mode network in this process, by libslirp.
 struct UserNetwork {
   std::string hostname;
+  /// False where somebody else gives addresses: our switch, for several machines.
+  bool dhcp = true;
 };
 /// An existing tap interface, or a descriptor of one that the caller opened.
 struct TapNetwork {

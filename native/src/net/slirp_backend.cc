@@ -88,10 +88,10 @@ std::string describe(const ForwardConfig& forward) {
 
 }  // namespace
 
-SlirpBackend::SlirpBackend(EventLoop& loop, const SlirpLibrary& library, Log log)
+SlirpBackend::SlirpBackend(EventLoop& loop, const SlirpLibrary& library, LogSink log)
     : loop_(loop), library_(library), log_(std::move(log)), toGuest_(kQueueBytes), scratch_(kMaxPacket) {}
 
-Result<std::unique_ptr<SlirpBackend>> SlirpBackend::create(EventLoop& loop, const UserNetwork& config, Log log) {
+Result<std::unique_ptr<SlirpBackend>> SlirpBackend::create(EventLoop& loop, const UserNetwork& config, LogSink log) {
   TSHYVE_TRY(const SlirpLibrary library, SlirpLibrary::load());
   std::unique_ptr<SlirpBackend> backend(new SlirpBackend(loop, library, std::move(log)));
   TSHYVE_CHECK(backend->prepare(config));
@@ -133,6 +133,7 @@ Result<void> SlirpBackend::prepare(const UserNetwork& config) {
   settings.vhost6 = address6("fec0::2");
   settings.vnameserver6 = address6("fec0::3");
   settings.vhostname = config.hostname.empty() ? nullptr : config.hostname.c_str();
+  settings.disable_dhcp = !config.dhcp;
   settings.if_mtu = kMtu;
   settings.if_mru = kMtu;
   slirp_ = library_.create(&settings, &callbacks_, this);
@@ -261,9 +262,12 @@ std::vector<int> SlirpBackend::polledFds() {
 Result<std::uint16_t> SlirpBackend::addForward(const ForwardConfig& forward) {
   if (forward.guestPort == 0) return Error{ErrorCode::kInvalidArgument, "a forward needs a port of the guest"};
   TSHYVE_TRY(const sockaddr_in host, hostSocketAddress(forward, forward.hostPort));
-  // The address is left open: libslirp takes the first one its DHCP server gives.
   sockaddr_in guest{};
   guest.sin_family = AF_INET;
+  // Left open, libslirp takes the first address its DHCP server gives.
+  if (!forward.guestAddress.empty() && ::inet_pton(AF_INET, forward.guestAddress.c_str(), &guest.sin_addr) != 1) {
+    return Error{ErrorCode::kInvalidArgument, "\"" + forward.guestAddress + "\" is no IPv4 address of a guest"};
+  }
   guest.sin_port = htons(forward.guestPort);
   const std::vector<int> before = polledFds();
   if (library_.addForward(slirp_, reinterpret_cast<const sockaddr*>(&host), sizeof host,

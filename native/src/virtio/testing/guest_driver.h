@@ -27,8 +27,7 @@ class GuestAllocator {
   /// @return the guest address of a copy
   std::uint64_t put(std::span<const std::byte> data);
   template <typename T>
-  requires std::is_trivially_copyable_v<T> &&(!std::is_convertible_v<const T&, std::span<const std::byte>>)std::uint64_t
-      put(const T& value) {
+  std::uint64_t put(const T& value) {
     return put(std::as_bytes(std::span(&value, 1)));
   }
 
