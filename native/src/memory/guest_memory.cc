@@ -125,14 +125,15 @@ std::optional<std::span<std::byte>> GuestMemory::slice(std::uint64_t address, st
 bool GuestMemory::readBytes(std::uint64_t address, std::span<std::byte> out) const {
   const auto source = slice(address, out.size());
   if (!source) return false;
-  std::memcpy(out.data(), source->data(), out.size());
+  // An empty span may have no address at all, which memcpy must not see.
+  if (!out.empty()) std::memcpy(out.data(), source->data(), out.size());
   return true;
 }
 
 bool GuestMemory::writeBytes(std::uint64_t address, std::span<const std::byte> data) const {
   const auto target = slice(address, data.size());
   if (!target) return false;
-  std::memcpy(target->data(), data.data(), data.size());
+  if (!data.empty()) std::memcpy(target->data(), data.data(), data.size());
   return true;
 }
 

@@ -87,6 +87,8 @@ std::optional<GuestQueue::Used> GuestQueue::takeUsed() {
   const auto used = memory_.read<Used>(layout_.usedRing + 4 + usedIndex_ % layout_.size * 8ULL);
   require(used.has_value());
   usedIndex_++;
+  // What Linux does while it wants interrupts; means something only with EVENT_IDX.
+  setUsedEvent(usedIndex_);
   return used;
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "memory/guest_memory.h"
@@ -27,7 +28,8 @@ class GuestAllocator {
   /// @return the guest address of a copy
   std::uint64_t put(std::span<const std::byte> data);
   template <typename T>
-  std::uint64_t put(const T& value) {
+  requires(std::is_trivially_copyable_v<T> && !std::is_convertible_v<T, std::span<const std::byte>>) std::uint64_t
+      put(const T& value) {
     return put(std::as_bytes(std::span(&value, 1)));
   }
 
