@@ -1,7 +1,8 @@
 import type { Log } from '../base/index.js';
 import type { PortForward, VmSpec } from './vm-spec.js';
 
-export const hypervisorNames = ['qemu'] as const;
+/** In the order of preference. */
+export const hypervisorNames = ['native', 'qemu'] as const;
 export type HypervisorName = (typeof hypervisorNames)[number];
 
 /** What a look at this host found out about one backend. */
@@ -12,6 +13,8 @@ export interface ProbeResult {
   readonly accelerator?: 'kvm' | 'hvf' | 'tcg';
   /** Version text of the backend, e.g. `7.2.19`. */
   readonly version?: string;
+  /** What `VirtualMachine.save` writes can be restored only by a backend of the same one. */
+  readonly stateVersion?: string;
   /** One sentence per finding, for `tshyve doctor` and error messages: why an accelerator was refused, and the fix. */
   readonly notes: readonly string[];
 }
@@ -30,6 +33,12 @@ export interface LaunchOptions {
   readonly log: Log;
   /** Everything the guest writes to its console, raw. */
   readonly onConsole: (bytes: Buffer) => void;
+  /** The guest was given this IPv4 address, seen in the backend's own network. */
+  readonly onAddress?: (address: string) => void;
+  /** Folder that `save` has filled: the machine goes on from there instead of booting. The spec must be the same. */
+  readonly restoreFrom?: string;
+  /** Runs when all is ready, before the first instruction of the guest. */
+  readonly beforeStart?: () => Promise<void>;
   readonly signal?: AbortSignal;
 }
 
@@ -53,6 +62,8 @@ export interface VirtualMachine {
   pressPowerButton(): Promise<void>;
   pause(): Promise<void>;
   resume(): Promise<void>;
+  /** Saves the paused machine (memory and devices, not disks) into an existing empty folder; it stays paused. */
+  save(folder: string): Promise<void>;
   /** Ends it at once; resolves when it is gone. */
   kill(): Promise<void>;
 }

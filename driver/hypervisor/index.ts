@@ -22,20 +22,51 @@ export {
 } from './vm-spec.js';
 
 const backends: Record<HypervisorName, () => Promise<Hypervisor>> = {
+  native: async () => (await import('./native/index.js')).native,
   qemu: async () => (await import('./qemu/index.js')).qemu,
 };
 
+/** A backend that was asked for, and why it is this one. */
+export interface Choice {
+  readonly hypervisor: Hypervisor;
+  /** A sentence. */
+  readonly reason: string;
+  /** What kept better ones from being chosen, a sentence each. */
+  readonly notes: readonly string[];
+}
+
 /**
- * The backend of this name; `auto` is the first one that is usable here.
+ * The backend of this name; `auto` is what the environment variable TSHYVE_HYPERVISOR says, else the first one that is
+ * usable here.
  * @throws TshyveError `usage` for an unknown name
  */
 export async function selectHypervisor(name: string): Promise<Hypervisor> {
-  const wanted = name === 'auto' ? hypervisorNames[0] : hypervisorNames.find((known) => known === name);
-  if (wanted === undefined) {
+  return (await chooseHypervisor(name)).hypervisor;
+}
+
+/** As `selectHypervisor`, with the reason. */
+export async function chooseHypervisor(name: string): Promise<Choice> {
+  const override = process.env['TSHYVE_HYPERVISOR'] ?? '';
+  const wanted = name === 'auto' && override !== '' ? override : name;
+  if (wanted === 'auto') return chooseUsable();
+  const known = hypervisorNames.find((candidate) => candidate === wanted);
+  if (known === undefined) {
     throw new TshyveError(
       'usage',
-      `There is no hypervisor "${name}": give auto or one of ${hypervisorNames.join(', ')}.`,
+      `There is no hypervisor "${wanted}": give auto or one of ${hypervisorNames.join(', ')}.`,
     );
   }
-  return backends[wanted]();
+  const who = wanted === name ? 'The machine asks' : 'TSHYVE_HYPERVISOR asks';
+  return { hypervisor: await backends[known](), reason: `${who} for ${known}.`, notes: [] };
+}
+
+/** The native core where it runs at hardware speed, else QEMU, which also has an emulator. */
+async function chooseUsable(): Promise<Choice> {
+  if (process.platform === 'linux') {
+    const native = await backends.native();
+    const probe = await native.probe();
+    if (probe.usable) return { hypervisor: native, reason: 'It runs at hardware speed here.', notes: [] };
+    return { hypervisor: await backends.qemu(), reason: 'The native core is not usable here.', notes: probe.notes };
+  }
+  return { hypervisor: await backends.qemu(), reason: 'It is the only one on this platform.', notes: [] };
 }

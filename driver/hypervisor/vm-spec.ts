@@ -16,6 +16,7 @@ export interface VmSpec {
 /** Direct kernel boot. Paths are absolute host paths. */
 export interface LinuxBoot {
   readonly kernel: string;
+  /** Empty: none. */
   readonly initrd: string;
   readonly commandLine: string;
 }

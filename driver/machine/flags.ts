@@ -19,7 +19,7 @@ const bindings: readonly FlagBinding[] = [
     'TSHYVE_IMAGE_URL',
   ),
   text('image-sha256', 'ImageSHA256', 'SHA-256 checksum that the guest image must have, in hex', 'TSHYVE_IMAGE_SHA256'),
-  text('hypervisor', 'Hypervisor', 'Hypervisor: auto or qemu', 'TSHYVE_HYPERVISOR'),
+  text('hypervisor', 'Hypervisor', 'Hypervisor: auto, native or qemu', 'TSHYVE_HYPERVISOR'),
   text('network', 'Network', 'Network mode: user', 'TSHYVE_NETWORK'),
   text('cmdline', 'Cmdline', 'Words to append to the kernel command line', 'TSHYVE_CMDLINE'),
   {

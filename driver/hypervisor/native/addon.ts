@@ -10,6 +10,10 @@ export interface NativeAddon {
   readonly interfaceVersion: number;
   /** Runs a little guest for at most 20 ms and says what this host's KVM is good for. */
   probe(): Promise<NativeProbe>;
+  /** Builds a machine; its vCPUs wait for `start`. */
+  create(spec: NativeMachineSpec, onEvent: (event: NativeEvent) => void): Promise<NativeMachine>;
+  /** Builds a machine in the state that `save` has put into a folder; `start` resumes it. */
+  restore(spec: NativeMachineSpec, folder: string, onEvent: (event: NativeEvent) => void): Promise<NativeMachine>;
 }
 
 export interface NativeProbe {
@@ -23,6 +27,81 @@ export interface NativeProbe {
   readonly reason: string;
   /** What the probe took. */
   readonly milliseconds: number;
+}
+
+/** Mirrors `MachineConfig` of native/src/machine/machine_config.h, which describes the fields. */
+export interface NativeMachineSpec {
+  readonly name: string;
+  readonly uuid: string;
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  readonly boot: { readonly kernel: string; readonly initrd: string; readonly commandLine: string };
+  readonly disks: readonly {
+    readonly id: string;
+    readonly path: string;
+    readonly readOnly: boolean;
+    readonly queues: number;
+  }[];
+  readonly networks: readonly { readonly mac: string; readonly backend: NativeNetwork }[];
+  readonly vsock?: { readonly guestCid: number; readonly directory: string };
+  readonly shares: readonly { readonly tag: string; readonly socket: string }[];
+  readonly balloon: boolean;
+  readonly console: boolean;
+  readonly seccomp: boolean;
+}
+
+export type NativeNetwork =
+  | { readonly kind: 'user'; readonly hostname: string }
+  | { readonly kind: 'tap'; readonly interfaceName?: string; readonly fd?: number; readonly vhost: boolean }
+  | { readonly kind: 'stream'; readonly path: string }
+  | { readonly kind: 'datagram'; readonly path?: string; readonly localPath?: string; readonly fd?: number }
+  | { readonly kind: 'vpnkit'; readonly path: string; readonly uuid: string };
+
+export interface NativeForward {
+  readonly hostAddress: string;
+  /** 0: any free one */
+  readonly hostPort: number;
+  readonly guestPort: number;
+  readonly udp: boolean;
+}
+
+export type NativeEvent =
+  | { readonly type: 'console'; readonly bytes: Buffer }
+  /** A DHCPACK passed network interface `nic` on its way to the guest. */
+  | {
+      readonly type: 'address';
+      readonly nic: number;
+      readonly mac: string;
+      readonly address: string;
+      readonly leaseSeconds: number;
+    }
+  | {
+      readonly type: 'exited';
+      readonly reason: 'shutdown' | 'reset' | 'killed' | 'crashed';
+      readonly detail: string;
+    }
+  | { readonly type: 'log'; readonly line: string };
+
+/**
+ * A machine of the native core. Calls are made one after the other on a thread of its own; events come before the
+ * result of the call that caused them. Errors carry a `code`, see `nativeError`.
+ */
+export interface NativeMachine {
+  start(): Promise<void>;
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  pressPowerButton(): Promise<void>;
+  /** Ends it at once; possible from any state, repeatable. */
+  stop(): Promise<void>;
+  /** Saves the paused machine into a folder (made if missing). */
+  save(folder: string): Promise<void>;
+  writeConsole(bytes: Uint8Array): Promise<void>;
+  /** @returns the host port that is bound */
+  addForward(nic: number, forward: NativeForward): Promise<number>;
+  removeForward(nic: number, forward: NativeForward): Promise<void>;
+  statistics(): Promise<{ exits: number; balloonBytes: number }>;
+  /** Ends the machine, frees all it has, and lets Node's loop end; repeatable. */
+  close(): Promise<void>;
 }
 
 /** Changes with the meaning of the exports; an addon of another number was built from other sources. */

@@ -1,1 +1,31 @@
-export { probeNative } from './probe.js';
+import { readManifest } from '../../base/index.js';
+import type { Hypervisor, LaunchOptions, ProbeResult, VirtualMachine } from '../hypervisor.js';
+import type { VmSpec } from '../vm-spec.js';
+import { loadAddon } from './addon.js';
+import { asSentence } from './errors.js';
+import { launchNative } from './native-machine.js';
+import { probeNative } from './probe.js';
+
+export { probeNative };
+
+/** The core itself versions each device's state, and refuses what it does not know. */
+const STATE_VERSION = 'native core 1';
+
+/** Our own core on the host's hypervisor interface, in this process. */
+export const native: Hypervisor = {
+  name: 'native',
+
+  async probe(): Promise<ProbeResult> {
+    const probed = await probeNative();
+    if ('missing' in probed) return { hypervisor: 'native', usable: false, notes: [probed.missing] };
+    const { version } = readManifest();
+    if (!probed.hardwareSpeed) {
+      return { hypervisor: 'native', usable: false, version, notes: [asSentence(probed.reason)] };
+    }
+    return { hypervisor: 'native', usable: true, accelerator: 'kvm', version, stateVersion: STATE_VERSION, notes: [] };
+  },
+
+  launch(spec: VmSpec, options: LaunchOptions): Promise<VirtualMachine> {
+    return launchNative(loadAddon(), spec, options);
+  },
+};

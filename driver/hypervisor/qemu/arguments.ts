@@ -29,7 +29,8 @@ export function qemuArguments(spec: VmSpec, accelerator: Accelerator, qmpSocket:
     '-mon',
     'chardev=qmp,mode=control',
   );
-  args.push('-kernel', spec.boot.kernel, '-initrd', spec.boot.initrd, '-append', spec.boot.commandLine);
+  args.push('-kernel', spec.boot.kernel, '-append', spec.boot.commandLine);
+  if (spec.boot.initrd !== '') args.push('-initrd', spec.boot.initrd);
   for (const [index, disk] of spec.disks.entries()) {
     const node = `disk${String(index)}`;
     args.push(

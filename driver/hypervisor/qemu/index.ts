@@ -19,7 +19,7 @@ export const qemu: Hypervisor = {
       return { hypervisor: 'qemu', usable: false, version, notes: [note] };
     }
     const { accelerator, notes } = await chooseAccelerator(path, options.signal);
-    return { hypervisor: 'qemu', usable: true, accelerator, version, notes };
+    return { hypervisor: 'qemu', usable: true, accelerator, version, stateVersion: `QEMU ${version}`, notes };
   },
 
   async launch(spec: VmSpec, options: LaunchOptions): Promise<VirtualMachine> {

@@ -4,7 +4,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { TshyveError, hasRunRoot, makePrivateDirectory, run, runRoot, writeFileAtomic } from '../../base/index.js';
-import { probeNative } from '../native/index.js';
 
 /**
  * Some nested hosts offer /dev/kvm but emulate the guest's kernel code, at about 1.5 million instructions a second:
@@ -26,6 +25,7 @@ export type KvmVerdict = { readonly usable: true } | { readonly usable: false; r
  * built, QEMU itself runs a test guest.
  */
 export async function probeKvm(qemu: string, signal?: AbortSignal): Promise<KvmVerdict> {
+  const { probeNative } = await import('../native/index.js');
   const probed = await probeNative();
   if ('missing' in probed) return probeWithQemu(qemu, signal);
   if (probed.hardwareSpeed) return { usable: true };

@@ -9,6 +9,7 @@ import type { PortForward, VmSpec } from '../vm-spec.js';
 import { type Accelerator, qemuArguments } from './arguments.js';
 import { addForwards } from './forwards.js';
 import { type QmpEvent, QmpClient } from './qmp.js';
+import { restoreMachine, saveMachine } from './snapshot.js';
 
 const START_TIMEOUT_MS = 20_000;
 const QUIT_TIMEOUT_MS = 5_000;
@@ -24,7 +25,10 @@ export async function launchQemu(
 ): Promise<VirtualMachine> {
   const qmpSocket = checkSocketPath(join(options.runDirectory, 'qmp.sock'));
   await rm(qmpSocket, { force: true });
-  const process_ = new QemuProcess(qemu, qemuArguments(spec, accelerator, qmpSocket), options);
+  const { restoreFrom } = options;
+  const args = qemuArguments(spec, accelerator, qmpSocket);
+  if (restoreFrom !== undefined) args.push('-incoming', 'defer');
+  const process_ = new QemuProcess(qemu, args, options);
   try {
     const qmp = await within(
       connectQmp(qmpSocket, process_, options.signal),
@@ -32,8 +36,10 @@ export async function launchQemu(
       'QEMU to open its control socket',
       options.signal,
     );
-    const machine = new QemuMachine(process_, qmp, accelerator);
+    const machine = new QemuMachine(process_, qmp, accelerator, options.runDirectory);
+    if (restoreFrom !== undefined) await restoreMachine(qmp, options.runDirectory, restoreFrom);
     machine.forwards = await addForwards(qmp, spec.network);
+    await options.beforeStart?.();
     await qmp.execute('cont');
     return machine;
   } catch (error) {
@@ -95,10 +101,12 @@ class QemuMachine implements VirtualMachine {
   forwards: readonly PortForward[] = [];
   readonly #process: QemuProcess;
   readonly #qmp: QmpClient;
+  readonly #runDirectory: string;
   #shutdownReason: string | undefined;
   #killed = false;
 
-  constructor(process_: QemuProcess, qmp: QmpClient, accelerator: string) {
+  constructor(process_: QemuProcess, qmp: QmpClient, accelerator: string, runDirectory: string) {
+    this.#runDirectory = runDirectory;
     this.#process = process_;
     this.#qmp = qmp;
     this.accelerator = accelerator;
@@ -123,6 +131,10 @@ class QemuMachine implements VirtualMachine {
 
   async resume(): Promise<void> {
     await this.#qmp.execute('cont');
+  }
+
+  async save(folder: string): Promise<void> {
+    await saveMachine(this.#qmp, this.#runDirectory, folder);
   }
 
   async kill(): Promise<void> {

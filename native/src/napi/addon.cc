@@ -1,6 +1,7 @@
 #include <napi.h>
 
 #include "kvm/probe.h"
+#include "napi/machine_object.h"
 
 namespace tshyve {
 namespace {
@@ -41,6 +42,7 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  defineMachines(env, exports);
   exports.Set("interfaceVersion", Napi::Number::New(env, kInterfaceVersion));
   exports.Set("probe", Napi::Function::New<probe>(env, "probe"));
   return exports;

@@ -32,7 +32,12 @@ describe.skipIf(cannotRun)('the native addon', () => {
   });
 
   test('exports exactly what its TypeScript interface declares', () => {
-    const declared: Record<keyof NativeAddon, string> = { interfaceVersion: 'number', probe: 'function' };
+    const declared: Record<keyof NativeAddon, string> = {
+      interfaceVersion: 'number',
+      probe: 'function',
+      create: 'function',
+      restore: 'function',
+    };
     const real = createRequire(import.meta.url)(built) as Record<string, unknown>;
     expect(Object.fromEntries(Object.entries(real).map(([name, value]) => [name, typeof value]))).toEqual(declared);
     expect(real['interfaceVersion']).toBe(interfaceVersion);

@@ -1,0 +1,164 @@
+import { TshyveError } from '../../base/index.js';
+import type { LaunchOptions, VirtualMachine, VmExit } from '../hypervisor.js';
+import type { PortForward, VmSpec } from '../vm-spec.js';
+import type { NativeAddon, NativeEvent, NativeMachine } from './addon.js';
+import { asSentence, nativeError } from './errors.js';
+import { addForwards } from './forwards.js';
+import { nativeSpec } from './spec.js';
+
+/** The guest decides how much the core has to complain about. */
+const MAX_LOG_LINES = 1_000;
+
+type ExitEvent = Extract<NativeEvent, { type: 'exited' }>;
+
+/** Builds a machine of the native core and resolves once its vCPUs run. */
+export async function launchNative(addon: NativeAddon, spec: VmSpec, options: LaunchOptions): Promise<VirtualMachine> {
+  options.signal?.throwIfAborted();
+  const machine = new NativeVirtualMachine(addon, spec, options);
+  await machine.launch();
+  return machine;
+}
+
+/**
+ * One machine for its user, one core machine after the other underneath: a guest that asks for a reset gets a fresh
+ * one with the same forwards, as QEMU resets in place. All changes happen one after the other.
+ */
+class NativeVirtualMachine implements VirtualMachine {
+  readonly pid = undefined;
+  readonly accelerator = 'kvm';
+  readonly exited: Promise<VmExit>;
+  forwards: readonly PortForward[] = [];
+  readonly #addon: NativeAddon;
+  readonly #spec: VmSpec;
+  readonly #options: LaunchOptions;
+  #resolveExit: (exit: VmExit) => void = () => undefined;
+  #machine: NativeMachine | undefined;
+  #killed = false;
+  #logLines = 0;
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(addon: NativeAddon, spec: VmSpec, options: LaunchOptions) {
+    this.#addon = addon;
+    this.#spec = spec;
+    this.#options = options;
+    this.exited = new Promise((resolve) => {
+      this.#resolveExit = resolve;
+    });
+  }
+
+  launch(): Promise<void> {
+    return this.#inTurn(() => this.#build(this.#spec, this.#options));
+  }
+
+  pressPowerButton(): Promise<void> {
+    return this.#command('press the power button', (machine) => machine.pressPowerButton());
+  }
+
+  pause(): Promise<void> {
+    return this.#command('pause the machine', (machine) => machine.pause());
+  }
+
+  resume(): Promise<void> {
+    return this.#command('resume the machine', (machine) => machine.resume());
+  }
+
+  save(folder: string): Promise<void> {
+    return this.#command('save the machine', (machine) => machine.save(folder));
+  }
+
+  async kill(): Promise<void> {
+    // Said at once, so that a reset under way is not followed by another start.
+    this.#killed = true;
+    await this.#inTurn(() => this.#end({ reason: 'killed', detail: 'The machine was ended by request.' }));
+  }
+
+  /** Runs a change after those before it, whatever became of them. */
+  #inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(change, change);
+    this.#last = turn.catch(() => undefined);
+    return turn;
+  }
+
+  #command(what: string, run: (machine: NativeMachine) => Promise<void>): Promise<void> {
+    return this.#inTurn(async () => {
+      try {
+        if (this.#machine === undefined) throw new TshyveError('not-running', 'The machine is not running.');
+        await run(this.#machine);
+      } catch (error) {
+        throw nativeError(`Cannot ${what}`, error);
+      }
+    });
+  }
+
+  /** Makes a core machine and starts it; leaves none behind when that fails. */
+  async #build(spec: VmSpec, options: Pick<LaunchOptions, 'restoreFrom' | 'beforeStart'>): Promise<void> {
+    const onEvent = (event: NativeEvent) => {
+      this.#onEvent(event);
+    };
+    let machine: NativeMachine | undefined;
+    try {
+      machine =
+        options.restoreFrom === undefined
+          ? await this.#addon.create(nativeSpec(spec), onEvent)
+          : await this.#addon.restore(nativeSpec(spec), options.restoreFrom, onEvent);
+      this.forwards = await addForwards(machine, spec.network);
+      await options.beforeStart?.();
+      this.#machine = machine;
+      await machine.start();
+    } catch (error) {
+      this.#machine = undefined;
+      await machine?.close();
+      throw nativeError('The native core did not start the machine', error);
+    }
+  }
+
+  #onEvent(event: NativeEvent): void {
+    switch (event.type) {
+      case 'console':
+        this.#options.onConsole(event.bytes);
+        break;
+      case 'address':
+        this.#options.onAddress?.(event.address);
+        break;
+      case 'log':
+        if (this.#logLines++ < MAX_LOG_LINES) this.#options.log.debug(`native: ${event.line}`);
+        break;
+      case 'exited':
+        void this.#inTurn(() => this.#onExit(event));
+        break;
+    }
+  }
+
+  async #onExit(event: ExitEvent): Promise<void> {
+    if (event.reason !== 'reset' || this.#killed) {
+      const reason = event.reason === 'reset' ? 'killed' : event.reason;
+      await this.#end({ reason, detail: asSentence(event.detail) });
+      return;
+    }
+    this.#options.log.info('The guest restarts.');
+    try {
+      await this.#machine?.close();
+      this.#machine = undefined;
+      await this.#build(sameForwards(this.#spec, this.forwards), {});
+    } catch (error) {
+      await this.#end({ reason: 'crashed', detail: nativeError('The guest cannot restart', error).message });
+    }
+  }
+
+  async #end(exit: VmExit): Promise<void> {
+    const machine = this.#machine;
+    this.#machine = undefined;
+    await machine?.stop().catch(() => undefined);
+    await machine?.close();
+    this.#resolveExit(exit);
+  }
+}
+
+/** The spec with the host ports that are in force as the only candidates: clients have been told them. */
+function sameForwards(spec: VmSpec, forwards: readonly PortForward[]): VmSpec {
+  const network = {
+    ...spec.network,
+    forwards: forwards.map(({ name, guestPort, hostPort }) => ({ name, guestPort, hostPorts: [hostPort] })),
+  };
+  return { ...spec, network };
+}
