@@ -67,6 +67,9 @@ export function buildProgram(version: string): Command {
   };
   each('start', 'start machines and wait for SSH', 'is running', (context, driver) => driver.start(context.operation));
   each('stop', 'shut machines down', 'is stopped', (context, driver) => driver.stop(context.operation));
+  each('suspend', 'save machines to disk and end them; start resumes them', 'is saved', (context, driver) =>
+    driver.suspend(context.operation),
+  );
   each('restart', 'stop and start machines', 'is running', (context, driver) => driver.restart(context.operation));
   each('kill', 'end machines at once, as a power cut', 'is stopped', (context, driver) =>
     driver.kill(context.operation),

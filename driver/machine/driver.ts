@@ -72,13 +72,15 @@ export interface Driver {
   preCreateCheck(operation: Operation): Promise<void>;
   /** Makes and boots the machine; resolves when sshd answers. On failure nothing is left in the machine folder. */
   create(operation: Operation): Promise<void>;
-  /** Resolves when sshd answers. No-op on a running machine. */
+  /** Resolves when sshd answers; resumes a saved machine. No-op on a running machine. */
   start(operation: Operation): Promise<void>;
-  /** Power button, then force after a timeout. No-op on a stopped machine. */
+  /** Power button, then force after a timeout; a saved machine is resumed for it. No-op on a stopped machine. */
   stop(operation: Operation): Promise<void>;
   restart(operation: Operation): Promise<void>;
-  /** Ends the machine at once, as a power cut. */
+  /** Ends the machine at once, as a power cut. A saved state is given up. */
   kill(operation: Operation): Promise<void>;
+  /** Saves the running machine to disk and ends it; `start` then goes on from there. No-op on a saved machine. */
+  suspend(operation: Operation): Promise<void>;
   /** Ends the machine and deletes all its files; fine on a half-made or missing machine. */
   remove(operation: Operation): Promise<void>;
   /** Replaces the machine's guest image by the newest one its image URL names, restarting it if it runs. */

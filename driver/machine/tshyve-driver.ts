@@ -12,7 +12,7 @@ import {
   writeFileAtomic,
 } from '../base/index.js';
 import { type GuestSession, contactGuest, createKeyPair, diskSeed, setGuestClock } from '../guest/index.js';
-import { type PortForward, type VmSpec, selectHypervisor } from '../hypervisor/index.js';
+import { type PortForward, type VmSpec, chooseHypervisor, selectHypervisor } from '../hypervisor/index.js';
 import {
   copyImage,
   extractBootFiles,
@@ -23,12 +23,18 @@ import {
 } from '../image/index.js';
 import { claimAddress, dockerPorts, macFor, releaseAddress, sshPorts, uuidFor } from '../network/index.js';
 import {
+  type LaunchRequest,
   type MachineReference,
   type SupervisorClient,
+  discardSavedState,
   findSupervisor,
+  giveUp,
+  hasSavedState,
   lastExit,
   launchSupervisor,
+  misfits,
   quickStatus,
+  readSavedState,
 } from '../supervisor/index.js';
 import { type StoredConfig, configDefaults, mergeConfig, renderConfig } from './config.js';
 import { checkRawImage, createDisk } from './disk.js';
@@ -103,7 +109,8 @@ export class TshyveDriver implements Driver {
     const config = this.#config;
     requireValid(config, this.#stored.problems);
     const source = parseImageSource(config.Boot2DockerURL, config.ImageSHA256);
-    const hypervisor = await selectHypervisor(config.Hypervisor);
+    const { hypervisor, reason, notes } = await chooseHypervisor(config.Hypervisor);
+    operation.log.debug([`Hypervisor ${hypervisor.name}: ${reason}`, ...notes].join(' '));
     const [probe] = await Promise.all([
       hypervisor.probe({ signal: operation.signal }),
       requireSourceFile(source),
@@ -139,6 +146,19 @@ export class TshyveDriver implements Driver {
     await exclusively(this.#layout, operation, () => this.#stopRunning(operation));
   }
 
+  async suspend(operation: Operation): Promise<void> {
+    await this.#requireMachine();
+    await exclusively(this.#layout, operation, async () => {
+      const supervisor = await findSupervisor(this.#reference);
+      if (supervisor === undefined) {
+        if (await hasSavedState(this.#layout.directory)) return;
+        throw notRunning();
+      }
+      operation.log.info('Saving the machine');
+      await supervisor.suspend();
+    });
+  }
+
   async restart(operation: Operation): Promise<void> {
     await this.#requireMachine();
     await exclusively(this.#layout, operation, async () => {
@@ -151,6 +171,8 @@ export class TshyveDriver implements Driver {
     await this.#requireMachine();
     await exclusively(this.#layout, operation, async () => {
       await (await findSupervisor(this.#reference))?.kill();
+      if (await hasSavedState(this.#layout.directory)) operation.log.info('Giving up the saved state of the machine');
+      await discardSavedState(this.#layout.directory);
     });
   }
 
@@ -174,7 +196,7 @@ export class TshyveDriver implements Driver {
     await exclusively(this.#layout, operation, async () => {
       const image = await this.#localImage(operation);
       const running = (await quickStatus(this.#reference)) !== undefined;
-      if (running) await this.#stopRunning(operation);
+      await this.#stopRunning(operation);
       operation.log.info('Installing the guest image');
       await copyImage(image.path, this.#layout.iso);
       await writeRecord(this.#layout.record, withoutStamp(record));
@@ -188,7 +210,8 @@ export class TshyveDriver implements Driver {
     // Half-made: somebody is at it, or was killed on the way.
     if (!record.complete) return (await isLocked(this.#layout.operationLock)) ? 'starting' : 'error';
     const status = await quickStatus(this.#reference);
-    return status?.state ?? 'stopped';
+    if (status !== undefined) return status.state;
+    return (await hasSavedState(this.#layout.directory)) ? 'saved' : 'stopped';
   }
 
   async getURL(): Promise<string> {
@@ -296,9 +319,9 @@ export class TshyveDriver implements Driver {
     let supervisor = await findSupervisor(this.#reference);
     const fresh = supervisor === undefined;
     if (supervisor === undefined) {
-      log.info('Starting the virtual machine');
-      const spec = await this.#spec(record);
-      supervisor = await launchSupervisor({ ...this.#reference, hypervisor: this.#config.Hypervisor, spec }, signal);
+      const request = await this.#launchRequest(await this.#spec(record));
+      log.info(request.resume === true ? 'Resuming the virtual machine' : 'Starting the virtual machine');
+      supervisor = await launchSupervisor(request, signal);
     } else if ((await this.getState()) === 'paused') await supervisor.resume();
     log.info('Waiting for SSH');
     const session = await this.#awaitGuest(supervisor, operation, fresh);
@@ -379,8 +402,14 @@ export class TshyveDriver implements Driver {
   }
 
   async #stopRunning(operation: Operation): Promise<void> {
-    const supervisor = await findSupervisor(this.#reference);
-    if (supervisor === undefined) return;
+    let supervisor = await findSupervisor(this.#reference);
+    if (supervisor === undefined) {
+      if (!(await hasSavedState(this.#layout.directory))) return;
+      // What a saved guest has not written yet is only in its memory.
+      await this.#startExisting(operation);
+      supervisor = await findSupervisor(this.#reference);
+      if (supervisor === undefined) return;
+    }
     operation.log.info('Shutting the guest down');
     if (await supervisor.stop(STOP_TIMEOUT_MS)) {
       operation.log.info(
@@ -410,6 +439,38 @@ export class TshyveDriver implements Driver {
     const updated = { ...record, isoStamp, boot: { commandLine, needsIsoDisk, imageVersion: volumeId } };
     await writeRecord(layout.record, updated);
     return updated;
+  }
+
+  /**
+   * What to launch: the saved state of a suspended machine, if there is one and it fits.
+   * @throws TshyveError `precondition` when it does not fit; it is kept
+   */
+  async #launchRequest(spec: VmSpec): Promise<LaunchRequest> {
+    const request = { ...this.#reference, hypervisor: this.#config.Hypervisor, spec };
+    const saved = await readSavedState(this.#layout.directory);
+    if (saved === undefined) return request;
+    const hypervisor = await selectHypervisor(saved.hypervisor);
+    const reasons = await misfits(saved, spec, await hypervisor.probe());
+    if (request.hypervisor !== 'auto' && request.hypervisor !== saved.hypervisor) {
+      reasons.push(`The hypervisor was ${saved.hypervisor} then, and is ${request.hypervisor} now.`);
+    }
+    if (reasons.length > 0) {
+      throw new TshyveError(
+        'precondition',
+        `The saved state of "${this.machineName}" does not fit any more. ${reasons.join(' ')} ${giveUp}`,
+      );
+    }
+    // Clients know the ports that were in force.
+    const forwards = spec.network.forwards.map((forward) => {
+      const before = saved.forwards.find(({ name }) => name === forward.name);
+      return before === undefined ? forward : { ...forward, hostPorts: [before.hostPort, ...forward.hostPorts] };
+    });
+    return {
+      ...request,
+      hypervisor: saved.hypervisor,
+      spec: { ...spec, network: { ...spec.network, forwards } },
+      resume: true,
+    };
   }
 
   async #spec(record: MachineRecord): Promise<VmSpec> {

@@ -14,6 +14,9 @@ const ANSWER_TIMEOUT_MS = 30_000;
 /** How long a supervisor may take to leave after its machine is off. */
 const LEAVE_TIMEOUT_MS = 10_000;
 
+/** Writing all memory of a large machine to a slow disk takes minutes. */
+const SAVE_TIMEOUT_MS = 900_000;
+
 /** A connection to the supervisor of a running machine. */
 export class SupervisorClient {
   readonly #machine: MachineReference;
@@ -78,6 +81,12 @@ export class SupervisorClient {
       // Clears up behind it.
       await quickStatus(this.#machine);
     }
+  }
+
+  /** Saves the machine and ends it; see supervisor.proto. */
+  async suspend(): Promise<void> {
+    await this.#call((client, how, callback) => client.suspend({}, ...how, callback), SAVE_TIMEOUT_MS);
+    await this.#left();
   }
 
   async pause(): Promise<void> {

@@ -41,6 +41,10 @@ function supervisorMethods(supervisor: Supervisor): SupervisorServer {
       await supervisor.resume();
       return {};
     }),
+    suspend: unary(async () => {
+      await supervisor.suspend();
+      return {};
+    }),
     watchEvents: streaming((_request, write: (event: Event) => void, signal) => {
       return new Promise((resolve) => {
         const send = (event: MachineEvent) => {

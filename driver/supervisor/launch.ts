@@ -9,6 +9,8 @@ import { supervisorPlace } from './place.js';
 import { type LaunchAnswer, type LaunchRequest, parseLaunchAnswer } from './types.js';
 
 const LAUNCH_TIMEOUT_MS = 60_000;
+/** Reading all memory of a large machine from a slow disk takes minutes. */
+const RESUME_TIMEOUT_MS = 900_000;
 
 /**
  * Starts the supervisor of a machine in a session of its own and resolves once the guest runs. The supervisor is on
@@ -55,7 +57,12 @@ export async function startSupervisor(request: LaunchRequest, signal: AbortSigna
   child.stdin?.on('error', () => undefined);
   child.stdin?.end(JSON.stringify(request));
   try {
-    const answer = await within(answered, LAUNCH_TIMEOUT_MS, 'the supervisor to launch the machine', signal);
+    const answer = await within(
+      answered,
+      request.resume === true ? RESUME_TIMEOUT_MS : LAUNCH_TIMEOUT_MS,
+      'the supervisor to launch the machine',
+      signal,
+    );
     if ('error' in answer) throw new TshyveError(answer.error.kind, answer.error.message);
   } catch (error) {
     // Not launched, or nobody waits for it any more.

@@ -1,10 +1,11 @@
 import { EventEmitter } from 'node:events';
 
 import { TshyveError, messageOf, sleep, writeFileAtomic } from '../base/index.js';
-import { type VirtualMachine, type VmExit, selectHypervisor } from '../hypervisor/index.js';
+import { type Hypervisor, type VirtualMachine, type VmExit, selectHypervisor } from '../hypervisor/index.js';
 import { ConsoleEvents } from './console-events.js';
 import type { SupervisorPlace } from './place.js';
 import { RotatingLog } from './rotating-log.js';
+import { discardSavedState, returnSavedState, savedFolder, useSavedState, writeSavedState } from './saved-state.js';
 import type { LaunchRequest, MachineEvent, SupervisorState, SupervisorStatus } from './types.js';
 
 /** A press that comes before the guest listens is lost, so it is repeated. */
@@ -26,7 +27,9 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   readonly #startedAtMs = Date.now();
   #state: SupervisorState = 'starting';
   #events: MachineEvent[] = [];
+  #hypervisor: Hypervisor | undefined;
   #vm: VirtualMachine | undefined;
+  #saved = false;
   #exit: VmExit | undefined;
   #guestEvents = { since: 0, count: 0 };
   #writing: Promise<void> = Promise.resolve();
@@ -46,7 +49,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
       state: this.#state,
       hostAddress: this.#request.spec.network.hostAddress,
       forwards: this.#vm?.forwards ?? [],
-      hypervisor: this.#request.hypervisor,
+      hypervisor: this.#hypervisor?.name ?? this.#request.hypervisor,
       accelerator: this.#vm?.accelerator ?? '',
       supervisorPid: process.pid,
       vmPid: this.#vm?.pid ?? 0,
@@ -74,18 +77,29 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     const parser = new ConsoleEvents((name, argument) => {
       if (this.#mayReport()) this.#record(name, argument);
     });
-    const hypervisor = await selectHypervisor(this.#request.hypervisor);
-    const vm = await hypervisor.launch(this.#request.spec, {
+    this.#hypervisor = await selectHypervisor(this.#request.hypervisor);
+    const launch = this.#hypervisor.launch(this.#request.spec, {
       runDirectory: this.#place.runDirectory,
       log: { info: this.#log, debug: this.#log },
       onConsole: (bytes) => {
         this.#console.write(bytes);
         parser.push(bytes);
       },
+      onAddress: (address) => {
+        if (this.#mayReport()) this.#record('lease', address);
+      },
+      ...this.#resumeOptions(),
+    });
+    const vm = await launch.catch(async (error: unknown) => {
+      if (this.#request.resume === true) await returnSavedState(this.#place.machineDirectory);
+      throw error;
     });
     this.#vm = vm;
     this.#state = 'running';
     this.#record('launched', vm.accelerator);
+    // A state from before this boot is worth nothing; one that was resumed is used up.
+    if (this.#request.resume === true) this.#record('resumed', '');
+    await discardSavedState(this.#place.machineDirectory);
     await this.publish();
     void vm.exited.then((exit) => this.#ended(exit));
   }
@@ -127,6 +141,54 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     await this.publish();
   }
 
+  /**
+   * Saves the machine and ends it. When saving fails, the machine goes on as if nothing had been.
+   * @throws TshyveError `busy` while it starts or stops, `no-space`, `hypervisor`
+   */
+  async suspend(): Promise<void> {
+    const vm = this.#running();
+    const before = this.#state;
+    if (before !== 'running' && before !== 'paused') {
+      throw new TshyveError('busy', `The machine is ${before}. Wait for that and try again.`);
+    }
+    this.#state = 'stopping';
+    await this.publish();
+    try {
+      await vm.pause();
+      await this.#save(vm);
+    } catch (error) {
+      if (before === 'running') await vm.resume().catch(() => undefined);
+      this.#state = before;
+      await this.publish();
+      throw error;
+    }
+    this.#saved = true;
+    this.#record('suspended', '');
+    await vm.kill();
+  }
+
+  async #save(vm: VirtualMachine): Promise<void> {
+    const hypervisor = this.#hypervisor;
+    if (hypervisor === undefined) throw new TshyveError('internal', 'A machine runs without a hypervisor.');
+    const { stateVersion = '' } = await hypervisor.probe();
+    await writeSavedState(this.#place.machineDirectory, vm, {
+      hypervisor: hypervisor.name,
+      stateVersion,
+      spec: this.#request.spec,
+    });
+  }
+
+  #resumeOptions() {
+    const { machineDirectory } = this.#place;
+    if (this.#request.resume !== true) return {};
+    return {
+      restoreFrom: savedFolder(machineDirectory),
+      beforeStart: async () => {
+        await useSavedState(machineDirectory);
+      },
+    };
+  }
+
   #running(): VirtualMachine {
     if (this.#vm === undefined || this.#exit !== undefined) {
       throw new TshyveError('not-running', 'The machine is not running.');
@@ -145,7 +207,8 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     void this.publish();
   }
 
-  async #ended(exit: VmExit): Promise<void> {
+  async #ended(ended: VmExit): Promise<void> {
+    const exit = this.#saved ? { ...ended, detail: 'The machine was saved and ended.' } : ended;
     this.#record('exited', exit.reason);
     this.#exit = exit;
     this.#log(exit.detail);

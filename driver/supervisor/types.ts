@@ -34,6 +34,8 @@ export interface LaunchRequest {
   readonly id: string;
   readonly hypervisor: string;
   readonly spec: VmSpec;
+  /** Go on from the machine's saved state instead of booting. */
+  readonly resume?: boolean;
 }
 
 /** What a supervisor writes once to descriptor 3. */
@@ -60,6 +62,7 @@ const requestSchema: v.GenericSchema<unknown, LaunchRequest> = v.object({
   id: v.pipe(v.string(), v.regex(/^[0-9a-f]{16}$/)),
   hypervisor: v.string(),
   spec: vmSpecSchema,
+  resume: v.exactOptional(v.boolean()),
 });
 
 const answerSchema: v.GenericSchema<unknown, LaunchAnswer> = v.union([

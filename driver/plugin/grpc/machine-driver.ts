@@ -46,6 +46,7 @@ export function machineDriverMethods(
     stop: change((driver, operation) => driver.stop(operation)),
     restart: change((driver, operation) => driver.restart(operation)),
     kill: change((driver, operation) => driver.kill(operation)),
+    suspend: change((driver, operation) => driver.suspend(operation)),
     remove: change((driver, operation) => driver.remove(operation)),
     upgrade: change((driver, operation) => driver.upgrade(operation)),
     getState: unary(async (request: wire.MachineRequest) => ({ state: await open(request).getState() })),

@@ -48,7 +48,7 @@ export interface PortForward {
 }
 
 export interface Event {
-  /** launched, init, userspace, disk, address, ssh, docker, poweroff, exited */
+  /** launched, resumed, lease, init, userspace, disk, address, ssh, docker, poweroff, suspended, exited */
   name: string;
   argument: string;
   /** Milliseconds since the launch. */
@@ -80,6 +80,12 @@ export interface ResumeRequest {
 }
 
 export interface ResumeResponse {
+}
+
+export interface SuspendRequest {
+}
+
+export interface SuspendResponse {
 }
 
 export interface WatchEventsRequest {
@@ -835,6 +841,92 @@ export const ResumeResponse: MessageFns<ResumeResponse> = {
   },
 };
 
+function createBaseSuspendRequest(): SuspendRequest {
+  return {};
+}
+
+export const SuspendRequest: MessageFns<SuspendRequest> = {
+  encode(_: SuspendRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SuspendRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSuspendRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<SuspendRequest>, I>>(base?: I): SuspendRequest {
+    return SuspendRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<SuspendRequest>, I>>(_: I): SuspendRequest {
+    const message = createBaseSuspendRequest();
+    return message;
+  },
+};
+
+function createBaseSuspendResponse(): SuspendResponse {
+  return {};
+}
+
+export const SuspendResponse: MessageFns<SuspendResponse> = {
+  encode(_: SuspendResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SuspendResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSuspendResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<SuspendResponse>, I>>(base?: I): SuspendResponse {
+    return SuspendResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<SuspendResponse>, I>>(_: I): SuspendResponse {
+    const message = createBaseSuspendResponse();
+    return message;
+  },
+};
+
 function createBaseWatchEventsRequest(): WatchEventsRequest {
   return {};
 }
@@ -927,6 +1019,19 @@ export const SupervisorService = {
     responseSerialize: (value: ResumeResponse): Buffer => Buffer.from(ResumeResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): ResumeResponse => ResumeResponse.decode(value),
   },
+  /**
+   * Saves memory and devices into the machine's folder and ends the machine; answers when it is off. The next launch
+   * can go on from there. A failure leaves the machine running.
+   */
+  suspend: {
+    path: "/tshyve.supervisor.v1.Supervisor/Suspend" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: SuspendRequest): Buffer => Buffer.from(SuspendRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): SuspendRequest => SuspendRequest.decode(value),
+    responseSerialize: (value: SuspendResponse): Buffer => Buffer.from(SuspendResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): SuspendResponse => SuspendResponse.decode(value),
+  },
   /** All events so far, then each new one as it happens. Ends with the machine. */
   watchEvents: {
     path: "/tshyve.supervisor.v1.Supervisor/WatchEvents" as const,
@@ -947,6 +1052,11 @@ export interface SupervisorServer extends UntypedServiceImplementation {
   kill: handleUnaryCall<KillRequest, KillResponse>;
   pause: handleUnaryCall<PauseRequest, PauseResponse>;
   resume: handleUnaryCall<ResumeRequest, ResumeResponse>;
+  /**
+   * Saves memory and devices into the machine's folder and ends the machine; answers when it is off. The next launch
+   * can go on from there. A failure leaves the machine running.
+   */
+  suspend: handleUnaryCall<SuspendRequest, SuspendResponse>;
   /** All events so far, then each new one as it happens. Ends with the machine. */
   watchEvents: handleServerStreamingCall<WatchEventsRequest, Event>;
 }
@@ -1022,6 +1132,25 @@ export interface SupervisorClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: ResumeResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Saves memory and devices into the machine's folder and ends the machine; answers when it is off. The next launch
+   * can go on from there. A failure leaves the machine running.
+   */
+  suspend(
+    request: SuspendRequest,
+    callback: (error: ServiceError | null, response: SuspendResponse) => void,
+  ): ClientUnaryCall;
+  suspend(
+    request: SuspendRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: SuspendResponse) => void,
+  ): ClientUnaryCall;
+  suspend(
+    request: SuspendRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: SuspendResponse) => void,
   ): ClientUnaryCall;
   /** All events so far, then each new one as it happens. Ends with the machine. */
   watchEvents(request: WatchEventsRequest, options?: Partial<CallOptions>): ClientReadableStream<Event>;

@@ -114,6 +114,7 @@ class ScriptedDriver implements Driver {
   stop = () => this.#later();
   restart = () => this.#later();
   kill = () => this.#later();
+  suspend = () => this.#later();
   remove = () => this.#later();
   upgrade = () => this.#later();
   getState = () => Promise.resolve(machineStates[this.#answer() as number] ?? 'none');

@@ -1422,6 +1422,16 @@ export const MachineDriverService = {
     responseSerialize: (value: Progress): Buffer => Buffer.from(Progress.encode(value).finish()),
     responseDeserialize: (value: Buffer): Progress => Progress.decode(value),
   },
+  /** Saves the running machine to disk and ends it; Start then goes on from there. libmachine has no such call. */
+  suspend: {
+    path: "/tshyve.driver.v1.MachineDriver/Suspend" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: MachineRequest): Buffer => Buffer.from(MachineRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): MachineRequest => MachineRequest.decode(value),
+    responseSerialize: (value: Progress): Buffer => Buffer.from(Progress.encode(value).finish()),
+    responseDeserialize: (value: Buffer): Progress => Progress.decode(value),
+  },
   remove: {
     path: "/tshyve.driver.v1.MachineDriver/Remove" as const,
     requestStream: false as const,
@@ -1518,6 +1528,8 @@ export interface MachineDriverServer extends UntypedServiceImplementation {
   stop: handleServerStreamingCall<MachineRequest, Progress>;
   restart: handleServerStreamingCall<MachineRequest, Progress>;
   kill: handleServerStreamingCall<MachineRequest, Progress>;
+  /** Saves the running machine to disk and ends it; Start then goes on from there. libmachine has no such call. */
+  suspend: handleServerStreamingCall<MachineRequest, Progress>;
   remove: handleServerStreamingCall<MachineRequest, Progress>;
   upgrade: handleServerStreamingCall<MachineRequest, Progress>;
   getState: handleUnaryCall<MachineRequest, GetStateResponse>;
@@ -1577,6 +1589,9 @@ export interface MachineDriverClient extends Client {
   restart(request: MachineRequest, metadata?: Metadata, options?: Partial<CallOptions>): ClientReadableStream<Progress>;
   kill(request: MachineRequest, options?: Partial<CallOptions>): ClientReadableStream<Progress>;
   kill(request: MachineRequest, metadata?: Metadata, options?: Partial<CallOptions>): ClientReadableStream<Progress>;
+  /** Saves the running machine to disk and ends it; Start then goes on from there. libmachine has no such call. */
+  suspend(request: MachineRequest, options?: Partial<CallOptions>): ClientReadableStream<Progress>;
+  suspend(request: MachineRequest, metadata?: Metadata, options?: Partial<CallOptions>): ClientReadableStream<Progress>;
   remove(request: MachineRequest, options?: Partial<CallOptions>): ClientReadableStream<Progress>;
   remove(request: MachineRequest, metadata?: Metadata, options?: Partial<CallOptions>): ClientReadableStream<Progress>;
   upgrade(request: MachineRequest, options?: Partial<CallOptions>): ClientReadableStream<Progress>;
