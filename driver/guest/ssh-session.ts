@@ -101,7 +101,8 @@ export class GuestSession {
 
 /**
  * Reaches a guest that is still booting: retries until sshd lets us in.
- * @param options.hurry fires when the guest has just said that sshd is up, which ends the current pause
+ * @param options.hurry fires when the guest has just said that sshd is up: ends the current pause, or the current attempt
+ *   when nothing was heard in it (a port forwarder accepts before the guest does, and tries the guest again ever less often)
  * @throws TshyveError `timeout`, `cancelled`; `guest` when it refuses the key for good or shows another host key
  */
 export async function contactGuest(
@@ -111,8 +112,9 @@ export async function contactGuest(
   const deadline = performance.now() + options.timeoutMs;
   let firstRefusal: number | undefined;
   let pause = FIRST_PAUSE_MS;
+  let wasHurried = options.hurry?.aborted === true;
   for (;;) {
-    const outcome = await attempt(address, options.signal);
+    const outcome = await attempt(address, options);
     if ('session' in outcome) return outcome.session;
     if (outcome.final !== undefined) throw outcome.final;
     if (options.signal.aborted) throw new TshyveError('cancelled', 'Waiting for SSH was cancelled.');
@@ -132,7 +134,9 @@ export async function contactGuest(
         `The guest does not answer over SSH at ${address.host}:${String(address.port)} (${outcome.reason}).`,
       );
     }
-    await rest(pause, options);
+    const hurried = options.hurry?.aborted === true;
+    if (!hurried || wasHurried) await rest(pause, options);
+    wasHurried = hurried;
     pause = Math.min(pause * 1.5, LONGEST_PAUSE_MS);
   }
 }
@@ -147,7 +151,8 @@ type Outcome =
   | { readonly session: GuestSession }
   | { readonly reason: string; readonly refused: boolean; readonly final?: TshyveError };
 
-async function attempt(address: GuestAddress, signal: AbortSignal): Promise<Outcome> {
+async function attempt(address: GuestAddress, options: { signal: AbortSignal; hurry?: AbortSignal }): Promise<Outcome> {
+  const { signal, hurry } = options;
   const { Client } = (await import('ssh2')).default;
   return new Promise((resolve) => {
     const client = new Client();
@@ -161,9 +166,14 @@ async function attempt(address: GuestAddress, signal: AbortSignal): Promise<Outc
       client.destroy();
       socket.destroy();
     };
+    const onHurry = () => {
+      if (socket.bytesRead === 0) onAbort();
+    };
     signal.addEventListener('abort', onAbort, { once: true });
+    hurry?.addEventListener('abort', onHurry, { once: true });
     const settle = (outcome: Outcome) => {
       signal.removeEventListener('abort', onAbort);
+      hurry?.removeEventListener('abort', onHurry);
       resolve(outcome);
     };
     client.on('ready', () => {
