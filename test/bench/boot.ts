@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
@@ -186,6 +187,8 @@ function spec(guest: Guest, disk: string): VmSpec {
 async function sshBanner(host: string, port: number, signal: AbortSignal): Promise<void> {
   const over = new AbortController();
   const done = AbortSignal.any([over.signal, signal]);
+  // One listener a knock.
+  setMaxListeners(0, done);
   try {
     const banner = new Promise<void>((resolve) => {
       void knockUntil(done, () => {

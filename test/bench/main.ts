@@ -3,7 +3,7 @@ import { cpus, loadavg, release } from 'node:os';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 
-import { messageOf } from '../../driver/base/index.js';
+import { TshyveError, formatSeconds, messageOf } from '../../driver/base/index.js';
 import type { Benchmark } from './benchmark.js';
 import { boot } from './boot.js';
 import { coldStart } from './cold-start.js';
@@ -16,9 +16,13 @@ import { World, parts } from './world.js';
 /** In this order: what boots few machines first. `memory` and `boot` share a machine. */
 const benchmarks: readonly Benchmark[] = [coldStart, create, memory, boot, list];
 
+/** The whole run takes less on a quiet machine; a busy one shall not be kept busy for ever. */
+const LIMIT_MS = 15 * 60_000;
+
 const usage = `Usage: npm run bench [-- --only NAME[,NAME...]] [--rounds N] [--json FILE]
 
-Measures what tshyve promises, beside baselines of the same run. Takes about ten minutes on a quiet machine.
+Measures what tshyve promises, beside baselines of the same run. Takes about ten minutes on a quiet machine,
+at most fifteen.
   --only NAME    just these: ${benchmarks.map(({ name }) => name).join(', ')}
   --rounds N     rounds of each benchmark instead of its own number
   --json FILE    where the figures go (default: test/bench/out/results.json)
@@ -56,6 +60,9 @@ export async function main(argv: readonly string[], root: string): Promise<numbe
       abort.abort();
     });
   }
+  const limit = setTimeout(() => {
+    abort.abort(new TshyveError('timeout', `gave up: the run took longer than ${formatSeconds(LIMIT_MS)}`));
+  }, LIMIT_MS);
   const before = loadavg()[0] ?? 0;
   const results: Record<string, Result[]> = {};
   const failures: string[] = [];
@@ -70,15 +77,17 @@ export async function main(argv: readonly string[], root: string): Promise<numbe
         results[benchmark.name] = comparisons.map(evaluate);
         for (const result of results[benchmark.name] ?? []) process.stdout.write(`${formatTable(result)}\n\n`);
       } catch (error) {
+        const why = messageOf(abort.signal.aborted ? abort.signal.reason : error);
+        failures.push(`${benchmark.name}: ${why}`);
+        process.stderr.write(`bench: ${benchmark.name} failed: ${why}\n`);
         if (abort.signal.aborted) break;
-        failures.push(`${benchmark.name}: ${messageOf(error)}`);
-        process.stderr.write(`bench: ${benchmark.name} failed: ${messageOf(error)}\n`);
       }
     }
   } finally {
+    clearTimeout(limit);
     await world.close();
   }
-  if (abort.signal.aborted) return 130;
+  if (abort.signal.aborted && !TshyveError.is(abort.signal.reason)) return 130;
   const report = {
     date: new Date().toISOString(),
     node: process.version,

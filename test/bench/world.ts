@@ -101,7 +101,9 @@ export class World {
     this.#machine = undefined;
     // Also after an interruption, whose signal has fired.
     const args = [this.parts.tshyve.path, '-s', this.store, 'rm', '-f', ...names];
-    if (names.length > 0) await run(process.execPath, args, { env: this.env, timeoutMs: COMMAND_TIMEOUT_MS });
+    if (names.length === 0) return;
+    const { code, stderr } = await run(process.execPath, args, { env: this.env, timeoutMs: COMMAND_TIMEOUT_MS });
+    if (code !== 0) throw new TshyveError('internal', `The machines of ${this.store} cannot be removed: ${stderr}`);
   }
 
   /** What the image was built from. */

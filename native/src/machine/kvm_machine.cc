@@ -6,7 +6,8 @@
 #include "boot/layout.h"
 #include "boot/linux_loader.h"
 #include "machine/snapshot.h"
-#include "sandbox/seccomp.h"
+#include "virtio/pci_transport.h"
+#include "virtio/rng/rng_device.h"
 
 namespace tshyve {
 namespace {
@@ -116,8 +117,9 @@ KvmMachine::~KvmMachine() {
     stop();
     controlLoop_->stop();
   }
-  // Without their threads, loops run what destructors post to them at once.
-  if (deviceLoop_ != nullptr) deviceLoop_->stop();
+  // A machine that was never finished still has its devices. Without threads, loops run what is given to them at once.
+  pciRoot_.reset();
+  for (const DeviceLoop& device : loops_) device.loop->stop();
 }
 
 // --- Assembly ---
@@ -127,12 +129,12 @@ Result<std::unique_ptr<KvmMachine>> KvmMachine::assemble(const MachineConfig& co
   TSHYVE_CHECK(validate(config, system));
   std::unique_ptr<KvmMachine> machine(new KvmMachine(config, std::move(sink), std::move(system)));
   TSHYVE_TRY(machine->controlLoop_, EventLoop::create("control"));
-  TSHYVE_TRY(machine->deviceLoop_, EventLoop::create("devices"));
   TSHYVE_CHECK(machine->buildMemory(memoryFile));
   TSHYVE_CHECK(machine->buildLegacyDevices());
+  TSHYVE_CHECK(machine->buildPciDevices());
   TSHYVE_CHECK(machine->buildVcpus());
   machine->controlLoop_->start();
-  machine->deviceLoop_->start();
+  for (const DeviceLoop& device : machine->loops_) device.loop->start();
   return machine;
 }
 
@@ -166,13 +168,14 @@ Result<void> KvmMachine::buildMemory(int memoryFile) {
 }
 
 Result<void> KvmMachine::buildLegacyDevices() {
+  TSHYVE_TRY(EventLoop* const loop, addLoop("devices", sandbox::Role::kDevices));
   TSHYVE_TRY(auto serialLine, vm_->interruptLine(layout::kCom1Gsi));
-  TSHYVE_TRY(serial_, Serial::create(*deviceLoop_, std::move(serialLine),
+  TSHYVE_TRY(serial_, Serial::create(*loop, std::move(serialLine),
                                      [this](std::string bytes) { sink_(ConsoleOutput{std::move(bytes)}); }));
   TSHYVE_CHECK(ports_.add(layout::kCom1Port, 8, serial_));
 
   TSHYVE_TRY(auto clockLine, vm_->interruptLine(layout::kRtcGsi));
-  TSHYVE_TRY(clock_, CmosClock::create(*deviceLoop_, std::move(clockLine)));
+  TSHYVE_TRY(clock_, CmosClock::create(*loop, std::move(clockLine)));
   TSHYVE_CHECK(ports_.add(layout::kRtcPort, 2, clock_));
 
   const PowerRequested requested = [this](PowerRequest request) {
@@ -186,6 +189,27 @@ Result<void> KvmMachine::buildLegacyDevices() {
   TSHYVE_CHECK(ports_.add(layout::kKeyboardPort + 4, 1, std::make_shared<KeyboardResetPort>(requested)));
   TSHYVE_TRY(powerButton_, vm_->interruptLine(layout::kGenericEventGsi));
   return {};
+}
+
+Result<void> KvmMachine::buildPciDevices() {
+  TSHYVE_TRY(pciRoot_, pci::PciRoot::create(ports_, memoryBus_));
+  return addVirtioDevice(std::make_shared<virtio::RngDevice>(*loops_.front().loop));
+}
+
+Result<EventLoop*> KvmMachine::addLoop(const std::string& name, sandbox::Role role) {
+  TSHYVE_TRY(auto loop, EventLoop::create(name));
+  loops_.push_back({std::move(loop), role});
+  return loops_.back().loop.get();
+}
+
+Result<void> KvmMachine::addVirtioDevice(std::shared_ptr<virtio::Device> device) {
+  TSHYVE_TRY(auto transport, virtio::PciTransport::create(*vm_, *memory_, std::move(device), logger()));
+  TSHYVE_TRY([[maybe_unused]] const std::uint8_t slot, pciRoot_->addDevice(std::move(transport)));
+  return {};
+}
+
+Log KvmMachine::logger() const {
+  return [sink = sink_](std::string line) { sink(MachineLog{std::move(line)}); };
 }
 
 Result<void> KvmMachine::buildVcpus() {
@@ -260,9 +284,11 @@ void KvmMachine::stop() {
 Result<void> KvmMachine::startNow() {
   if (state_ != State::kBuilt) return Error{ErrorCode::kState, "the machine was started before"};
   if (config_.seccomp) {
-    Result<void> confined;
-    deviceLoop_->runSync([&] { confined = sandbox::confineThread(sandbox::Role::kDevices); });
-    TSHYVE_CHECK(confined);
+    for (const DeviceLoop& device : loops_) {
+      Result<void> confined;
+      device.loop->runSync([&] { confined = sandbox::confineThread(device.role); });
+      TSHYVE_CHECK(confined);
+    }
   }
   for (auto& vcpu : unstartedVcpus_) {
     VcpuThread::Environment environment{
@@ -277,6 +303,7 @@ Result<void> KvmMachine::startNow() {
   }
   unstartedVcpus_.clear();
   state_ = State::kRunning;
+  pciRoot_->resume();  // devices of a restored machine are paused; the others take no notice
   for (const auto& vcpu : vcpus_) vcpu->resume();
   return {};
 }
@@ -289,6 +316,7 @@ Result<void> KvmMachine::pauseNow() {
   // The guest may have ended itself meanwhile; the control loop will see to it next.
   if (ended_.load()) return Error{ErrorCode::kState, "the machine has just ended"};
   for (const auto& vcpu : vcpus_) vcpu->vcpu().notePause();
+  pciRoot_->pause();
   serial_->flush();
   state_ = State::kPaused;
   return {};
@@ -298,6 +326,7 @@ Result<void> KvmMachine::resumeNow() {
   if (state_ == State::kRunning) return {};
   if (state_ != State::kPaused) return Error{ErrorCode::kState, "the machine is not paused"};
   state_ = State::kRunning;
+  pciRoot_->resume();
   for (const auto& vcpu : vcpus_) vcpu->resume();
   return {};
 }
@@ -314,6 +343,8 @@ void KvmMachine::endNow(ExitReason reason, const std::string& detail) {
   // All are told before the first is waited for.
   for (const auto& vcpu : vcpus_) vcpu->requestPause();
   for (const auto& vcpu : vcpus_) vcpu->stop();
+  // Devices finish what is under way: what the guest has flushed is on the disk.
+  pciRoot_.reset();
   serial_->flush();
   sink_(MachineExited{reason, detail});
 }
@@ -356,6 +387,7 @@ Result<void> KvmMachine::saveNow(const std::string& folder) {
   TSHYVE_CHECK(vm_->save(writer));
   serial_->save(writer);
   clock_->save(writer);
+  pciRoot_->save(writer);
   return snapshot::write(folder, *memory_, writer.data());
 }
 
@@ -375,6 +407,7 @@ Result<void> KvmMachine::restoreState(std::span<const std::byte> state) {
   TSHYVE_CHECK(vm_->restore(reader));
   TSHYVE_CHECK(serial_->restore(reader));
   TSHYVE_CHECK(clock_->restore(reader));
+  TSHYVE_CHECK(pciRoot_->restore(reader));
   return {};
 }
 

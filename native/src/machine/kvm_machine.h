@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/log.h"
 #include "boot/cpu_setup.h"
 #include "bus/bus.h"
 #include "devices/cmos_clock.h"
@@ -18,6 +19,9 @@
 #include "machine/machine.h"
 #include "machine/vcpu_thread.h"
 #include "memory/guest_memory.h"
+#include "pci/root.h"
+#include "sandbox/seccomp.h"
+#include "virtio/device.h"
 
 namespace tshyve {
 
@@ -50,7 +54,11 @@ class KvmMachine final : public Machine {
   static Result<std::unique_ptr<KvmMachine>> assemble(const MachineConfig& config, EventSink sink, int memoryFile);
   Result<void> buildMemory(int memoryFile);
   Result<void> buildLegacyDevices();
+  Result<void> buildPciDevices();
   Result<void> buildVcpus();
+  /// A loop of its own for a device. @param name of the thread
+  Result<EventLoop*> addLoop(const std::string& name, sandbox::Role role);
+  Result<void> addVirtioDevice(std::shared_ptr<virtio::Device> device);
   Result<void> boot();
   Result<void> restoreState(std::span<const std::byte> state);
 
@@ -64,7 +72,7 @@ class KvmMachine final : public Machine {
   void endNow(ExitReason reason, const std::string& detail);
   /// The guest's execution is over; called on vCPU threads and device loops.
   void guestEnded(ExitReason reason, std::string detail);
-  void log(std::string line) const;
+  [[nodiscard]] Log logger() const;
 
   const MachineConfig config_;
   const EventSink sink_;
@@ -73,12 +81,17 @@ class KvmMachine final : public Machine {
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<kvm::Vm> vm_;
   std::unique_ptr<EventLoop> controlLoop_;
-  std::unique_ptr<EventLoop> deviceLoop_;
+  struct DeviceLoop {
+    std::unique_ptr<EventLoop> loop;
+    sandbox::Role role;
+  };
+  std::vector<DeviceLoop> loops_;  // the first serves every device that has none of its own
   Bus ports_;
   Bus memoryBus_;
   std::shared_ptr<Serial> serial_;
   std::shared_ptr<CmosClock> clock_;
   std::unique_ptr<InterruptLine> powerButton_;
+  std::unique_ptr<pci::PciRoot> pciRoot_;
   std::vector<std::unique_ptr<kvm::Vcpu>> unstartedVcpus_;
   std::vector<std::unique_ptr<VcpuThread>> vcpus_;
 

@@ -21,11 +21,11 @@ constexpr int kNoBufferRetries = 10;
 
 }  // namespace
 
-DatagramBackend::DatagramBackend(EventLoop& loop, const DatagramNetwork& config, LogSink log, bool hello)
+DatagramBackend::DatagramBackend(EventLoop& loop, const DatagramNetwork& config, Log log, bool hello)
     : loop_(loop), config_(config), log_(std::move(log)), hello_(hello) {}
 
 Result<std::unique_ptr<DatagramBackend>> DatagramBackend::create(EventLoop& loop, const DatagramNetwork& config,
-                                                                 LogSink log, bool hello) {
+                                                                 Log log, bool hello) {
   std::unique_ptr<DatagramBackend> backend(new DatagramBackend(loop, config, std::move(log), hello));
   TSHYVE_CHECK(backend->prepare());
   return backend;

@@ -12,7 +12,7 @@ namespace tshyve::net {
 class DatagramBackend final : public FrameBackend {
  public:
   /// @param hello send gvproxy's `VFKT` first, so that a peer that waits for clients learns our address
-  static Result<std::unique_ptr<DatagramBackend>> create(EventLoop& loop, const DatagramNetwork& config, LogSink log,
+  static Result<std::unique_ptr<DatagramBackend>> create(EventLoop& loop, const DatagramNetwork& config, Log log,
                                                          bool hello = false);
   ~DatagramBackend() override;
 
@@ -23,7 +23,7 @@ class DatagramBackend final : public FrameBackend {
   void setReceiving(bool receiving) override;
 
  private:
-  DatagramBackend(EventLoop& loop, const DatagramNetwork& config, LogSink log, bool hello);
+  DatagramBackend(EventLoop& loop, const DatagramNetwork& config, Log log, bool hello);
   Result<void> prepare();
   Result<void> open();
   Result<void> bindAndConnect();
@@ -35,7 +35,7 @@ class DatagramBackend final : public FrameBackend {
 
   EventLoop& loop_;
   const DatagramNetwork config_;
-  const LogSink log_;
+  const Log log_;
   const bool hello_;
   Properties properties_;
   UniqueFd socket_;

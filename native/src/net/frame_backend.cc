@@ -17,7 +17,7 @@ Result<std::unique_ptr<FrameBackend>> upcast(Result<std::unique_ptr<Backend>> cr
 
 struct Creator {
   EventLoop& loop;
-  const LogSink& log;
+  const Log& log;
 
   auto operator()(const UserNetwork& config) const { return upcast(SlirpBackend::create(loop, config, log)); }
   auto operator()(const TapNetwork& config) const { return upcast(TapBackend::create(loop, config)); }
@@ -28,7 +28,7 @@ struct Creator {
 
 }  // namespace
 
-Result<std::unique_ptr<FrameBackend>> createBackend(EventLoop& loop, const NetworkConfig& config, LogSink log) {
+Result<std::unique_ptr<FrameBackend>> createBackend(EventLoop& loop, const NetworkConfig& config, Log log) {
   return std::visit(Creator{loop, log}, config.backend);
 }
 

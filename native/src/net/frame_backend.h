@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/event_loop.h"
+#include "base/log.h"
 #include "base/result.h"
 #include "machine/machine_config.h"
 #include "net/ethernet.h"
@@ -105,10 +106,7 @@ class FrameBackend {
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
-/// One line for the machine's log.
-using LogSink = std::function<void(std::string)>;
-
 /// Opens the host side of a network interface. On the loop's thread, or before the loop has one.
-Result<std::unique_ptr<FrameBackend>> createBackend(EventLoop& loop, const NetworkConfig& config, LogSink log);
+Result<std::unique_ptr<FrameBackend>> createBackend(EventLoop& loop, const NetworkConfig& config, Log log);
 
 }  // namespace tshyve::net

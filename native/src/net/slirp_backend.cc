@@ -88,10 +88,10 @@ std::string describe(const ForwardConfig& forward) {
 
 }  // namespace
 
-SlirpBackend::SlirpBackend(EventLoop& loop, const SlirpLibrary& library, LogSink log)
+SlirpBackend::SlirpBackend(EventLoop& loop, const SlirpLibrary& library, Log log)
     : loop_(loop), library_(library), log_(std::move(log)), toGuest_(kQueueBytes), scratch_(kMaxPacket) {}
 
-Result<std::unique_ptr<SlirpBackend>> SlirpBackend::create(EventLoop& loop, const UserNetwork& config, LogSink log) {
+Result<std::unique_ptr<SlirpBackend>> SlirpBackend::create(EventLoop& loop, const UserNetwork& config, Log log) {
   TSHYVE_TRY(const SlirpLibrary library, SlirpLibrary::load());
   std::unique_ptr<SlirpBackend> backend(new SlirpBackend(loop, library, std::move(log)));
   TSHYVE_CHECK(backend->prepare(config));

@@ -13,7 +13,7 @@ namespace tshyve::net {
 /// user-mode networks of a process have to live on one loop.
 class SlirpBackend final : public FrameBackend {
  public:
-  static Result<std::unique_ptr<SlirpBackend>> create(EventLoop& loop, const UserNetwork& config, LogSink log);
+  static Result<std::unique_ptr<SlirpBackend>> create(EventLoop& loop, const UserNetwork& config, Log log);
   ~SlirpBackend() override;
 
   [[nodiscard]] const Properties& properties() const override { return properties_; }
@@ -38,7 +38,7 @@ class SlirpBackend final : public FrameBackend {
     ForwardConfig asked;
     std::uint16_t port;
   };
-  SlirpBackend(EventLoop& loop, const SlirpLibrary& library, LogSink log);
+  SlirpBackend(EventLoop& loop, const SlirpLibrary& library, Log log);
   Result<void> prepare(const UserNetwork& config);
   void onSockets();
   void handle();
@@ -63,7 +63,7 @@ class SlirpBackend final : public FrameBackend {
 
   EventLoop& loop_;
   const SlirpLibrary library_;
-  const LogSink log_;
+  const Log log_;
   Properties properties_;
   SlirpCb callbacks_{};
   Slirp* slirp_ = nullptr;

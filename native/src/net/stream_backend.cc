@@ -69,23 +69,21 @@ Result<std::vector<std::byte>> receiveExactly(int fd, std::size_t size, const st
 
 }  // namespace
 
-StreamBackend::StreamBackend(EventLoop& loop, std::string path, LengthPrefix prefix, LogSink log)
+StreamBackend::StreamBackend(EventLoop& loop, std::string path, LengthPrefix prefix, Log log)
     : loop_(loop),
       path_(std::move(path)),
       prefix_(prefix),
       log_(std::move(log)),
       incoming_(prefix, longestFrame(prefix)) {}
 
-Result<std::unique_ptr<StreamBackend>> StreamBackend::create(EventLoop& loop, const StreamNetwork& config,
-                                                             LogSink log) {
+Result<std::unique_ptr<StreamBackend>> StreamBackend::create(EventLoop& loop, const StreamNetwork& config, Log log) {
   std::unique_ptr<StreamBackend> backend(
       new StreamBackend(loop, config.path, LengthPrefix::kBigEndian32, std::move(log)));
   TSHYVE_CHECK(backend->prepare());
   return backend;
 }
 
-Result<std::unique_ptr<StreamBackend>> StreamBackend::create(EventLoop& loop, const VpnkitNetwork& config,
-                                                             LogSink log) {
+Result<std::unique_ptr<StreamBackend>> StreamBackend::create(EventLoop& loop, const VpnkitNetwork& config, Log log) {
   TSHYVE_CHECK([&]() -> Result<void> {
     TSHYVE_TRY([[maybe_unused]] const auto checked, VpnkitHandshake::create(config.uuid));
     return {};

@@ -12,9 +12,9 @@ namespace tshyve::net {
 class StreamBackend final : public FrameBackend {
  public:
   /// Connects. The peer has to be there.
-  static Result<std::unique_ptr<StreamBackend>> create(EventLoop& loop, const StreamNetwork& config, LogSink log);
+  static Result<std::unique_ptr<StreamBackend>> create(EventLoop& loop, const StreamNetwork& config, Log log);
   /// Connects and shakes hands, for at most 5 s.
-  static Result<std::unique_ptr<StreamBackend>> create(EventLoop& loop, const VpnkitNetwork& config, LogSink log);
+  static Result<std::unique_ptr<StreamBackend>> create(EventLoop& loop, const VpnkitNetwork& config, Log log);
 
   [[nodiscard]] const Properties& properties() const override { return properties_; }
   [[nodiscard]] bool linkUp() const override { return connected_; }
@@ -23,7 +23,7 @@ class StreamBackend final : public FrameBackend {
   void setReceiving(bool receiving) override;
 
  private:
-  StreamBackend(EventLoop& loop, std::string path, LengthPrefix prefix, LogSink log);
+  StreamBackend(EventLoop& loop, std::string path, LengthPrefix prefix, Log log);
   Result<void> prepare();
   Result<void> connect();
   Result<void> shakeHands();
@@ -39,7 +39,7 @@ class StreamBackend final : public FrameBackend {
   EventLoop& loop_;
   const std::string path_;
   const LengthPrefix prefix_;
-  const LogSink log_;
+  const Log log_;
   std::string uuid_;  ///< of VPNKit; empty without handshake
   Properties properties_;
   UniqueFd socket_;

@@ -5,13 +5,6 @@
 #include <string>
 
 namespace tshyve::net {
-namespace {
-
-/// Several large frames a read; a stream of small ones costs few reads.
-constexpr std::size_t kReadAhead = 192 * 1024;
-
-}  // namespace
-
 std::array<std::byte, 4> encodePrefix(LengthPrefix prefix, std::size_t length) {
   std::array<std::byte, 4> bytes{};
   const std::size_t size = prefixSize(prefix);
@@ -22,8 +15,8 @@ std::array<std::byte, 4> encodePrefix(LengthPrefix prefix, std::size_t length) {
   return bytes;
 }
 
-FrameBuffer::FrameBuffer(LengthPrefix prefix, std::size_t maxFrameSize)
-    : prefix_(prefix), maxFrameSize_(maxFrameSize), bytes_(prefixSize(prefix) + maxFrameSize + kReadAhead) {}
+FrameBuffer::FrameBuffer(LengthPrefix prefix, std::size_t maxFrameSize, std::size_t readAhead)
+    : prefix_(prefix), maxFrameSize_(maxFrameSize), bytes_(prefixSize(prefix) + maxFrameSize + readAhead) {}
 
 std::span<std::byte> FrameBuffer::space() {
   // Room for a whole frame behind what is there already, at the price of moving less than a frame.

@@ -25,7 +25,8 @@ std::array<std::byte, 4> encodePrefix(LengthPrefix prefix, std::size_t length);
 /// Cuts a byte stream into frames. Bytes go in through `space` and `filled`, frames come out of `front` and `pop`.
 class FrameBuffer {
  public:
-  FrameBuffer(LengthPrefix prefix, std::size_t maxFrameSize);
+  /// @param readAhead room beyond the longest frame: many frames a read
+  FrameBuffer(LengthPrefix prefix, std::size_t maxFrameSize, std::size_t readAhead = 192 * 1024);
 
   /// Where the next bytes of the stream go; never empty as long as all whole frames are taken out.
   std::span<std::byte> space();

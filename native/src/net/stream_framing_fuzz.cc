@@ -12,7 +12,7 @@ constexpr std::size_t kMaxFrame = 2000;
 
 /// Cuts the stream in pieces as the first bytes say, and compares with cutting it at once.
 void checkFraming(tshyve::net::LengthPrefix prefix, std::span<const std::byte> stream, std::size_t chunk) {
-  tshyve::net::FrameBuffer buffer(prefix, kMaxFrame);
+  tshyve::net::FrameBuffer buffer(prefix, kMaxFrame, 100);
   std::size_t framed = 0;
   std::size_t at = 0;
   while (at < stream.size()) {

@@ -43,7 +43,7 @@ TEST_P(FrameBufferTest, CutsAStreamIntoFramesHoweverItComes) {
   // Enough to go round the buffer several times.
   for (unsigned index = 0; index < 150; index++) frames.push_back(filled(index * 37 % 2500, index & 0xff));
   const Frame bytes = stream(prefix, frames);
-  FrameBuffer buffer(prefix, 2500);
+  FrameBuffer buffer(prefix, 2500, 1000);
   std::vector<Frame> found;
   std::size_t at = 0;
   while (at < bytes.size()) {

@@ -35,7 +35,8 @@ class DriverSignals {
   virtual void configChanged() = 0;
   /// The driver broke the protocol: sets DEVICE_NEEDS_RESET (section 2.1.2). The device stops looking at its queues.
   virtual void deviceBroken(std::string_view why) = 0;
-  /// For data paths outside this process (vhost, vhost-user): signalled by the driver when it offers buffers.
+  /// For data paths outside this process (vhost, vhost-user): signalled by the driver when it offers buffers. From the
+  /// first call until `reset` the device is not notified of this queue any more. On the device's loop.
   [[nodiscard]] virtual int queueKickFd(std::uint16_t queue) = 0;
   /// ... and to be signalled when buffers were used; -1 when the driver has set no vector.
   [[nodiscard]] virtual int queueInterruptFd(std::uint16_t queue) = 0;

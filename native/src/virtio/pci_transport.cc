@@ -577,6 +577,8 @@ void PciTransport::deviceBroken(std::string_view why) {
 
 int PciTransport::queueKickFd(std::uint16_t queue) {
   queues_[queue]->external = true;
+  // Also when the device hands a queue over that it has served itself so far.
+  queues_[queue]->watch.reset();
   return queues_[queue]->kick.fd();
 }
 

@@ -229,11 +229,18 @@ void Queue::undoPop(std::uint16_t count) {
 }
 
 void Queue::push(std::uint16_t head, std::uint32_t written) {
-  const std::uint64_t slot = position_.nextUsed & (layout_.size - 1U);
-  const std::uint32_t element[2] = {head, written};
-  std::memcpy(rings_.used + kRingElements + slot * kUsedElementSize, element, sizeof element);
-  position_.nextUsed++;
-  // Release: the driver that sees the index sees the element and the data.
+  const UsedChain chain{head, written};
+  push(std::span(&chain, 1));
+}
+
+void Queue::push(std::span<const UsedChain> chains) {
+  for (const UsedChain& chain : chains) {
+    const std::uint64_t slot = position_.nextUsed & (layout_.size - 1U);
+    const std::uint32_t element[2] = {chain.head, chain.written};
+    std::memcpy(rings_.used + kRingElements + slot * kUsedElementSize, element, sizeof element);
+    position_.nextUsed++;
+  }
+  // Release: the driver that sees the index sees the elements and the data.
   shared16(rings_.used + kRingIndex).store(position_.nextUsed, std::memory_order_release);
 }
 

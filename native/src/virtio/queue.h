@@ -61,6 +61,12 @@ struct Chain {
   }
 };
 
+/// A chain the device is done with.
+struct UsedChain {
+  std::uint16_t head = 0;
+  std::uint32_t written = 0;
+};
+
 /// The device's side of a split virtqueue. One thread at a time.
 ///
 /// The usual shape of a device's `notify`:
@@ -93,6 +99,8 @@ class Queue {
   void undoPop(std::uint16_t count = 1);
   /// Gives a chain back. @param written bytes written into its writable part, from its start
   void push(std::uint16_t head, std::uint32_t written);
+  /// Gives several chains back at once: the driver sees all of them or none (a network frame in merged buffers).
+  void push(std::span<const UsedChain> chains);
   /// True when the driver wants an interrupt for what was pushed since the last call.
   bool shouldInterrupt();
   /// Asks the driver not to notify while the device polls anyway.

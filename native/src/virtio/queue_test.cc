@@ -44,6 +44,29 @@ class QueueTest : public ::testing::Test {
   Chain chain;
 };
 
+TEST_F(QueueTest, PublishesSeveralChainsAtOnce) {
+  make(4);
+  const std::uint64_t address = allocator.allocate(16);
+  // Round the end of the ring.
+  for (std::uint32_t round = 0; round < 6; round++) {
+    guest->offer({{address, 16, true}});
+    guest->offer({{address, 16, true}});
+    UsedChain used[2];
+    for (UsedChain& entry : used) {
+      ASSERT_TRUE(pop());
+      entry = {chain.head, round};
+    }
+    queue->push(used);
+    for (const UsedChain& entry : used) {
+      const auto taken = guest->takeUsed();
+      ASSERT_TRUE(taken);
+      EXPECT_EQ(taken->head, entry.head);
+      EXPECT_EQ(taken->written, round);
+    }
+    EXPECT_FALSE(guest->takeUsed());
+  }
+}
+
 TEST_F(QueueTest, PopsWhatTheDriverOffersAndGivesItBack) {
   make(8);
   EXPECT_TRUE(queue->empty());
