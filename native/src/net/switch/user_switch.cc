@@ -36,7 +36,7 @@ Result<Ipv4Address> machineAddress(const std::string& text) {
 
 }  // namespace
 
-Result<std::unique_ptr<UserSwitch>> UserSwitch::create(EventLoop& loop, UserSwitchSettings settings, LogSink log,
+Result<std::unique_ptr<UserSwitch>> UserSwitch::create(EventLoop& loop, UserSwitchSettings settings, Log log,
                                                        Acknowledged acknowledged) {
   UserNetwork uplink;
   uplink.dhcp = false;
@@ -52,7 +52,7 @@ Result<std::unique_ptr<UserSwitch>> UserSwitch::create(EventLoop& loop, UserSwit
   return network;
 }
 
-UserSwitch::UserSwitch(EventLoop& loop, UserSwitchSettings settings, LogSink log)
+UserSwitch::UserSwitch(EventLoop& loop, UserSwitchSettings settings, Log log)
     : loop_(loop),
       settings_(std::move(settings)),
       log_(std::move(log)),

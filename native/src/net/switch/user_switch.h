@@ -32,7 +32,7 @@ class UserSwitch {
  public:
   using Acknowledged = std::function<void(const std::string& mac, const std::string& address)>;
 
-  static Result<std::unique_ptr<UserSwitch>> create(EventLoop& loop, UserSwitchSettings settings, LogSink log,
+  static Result<std::unique_ptr<UserSwitch>> create(EventLoop& loop, UserSwitchSettings settings, Log log,
                                                     Acknowledged acknowledged);
 
   Result<void> addMachine(const UserSwitchMachine& machine);
@@ -49,13 +49,13 @@ class UserSwitch {
     std::string address;
     std::vector<ForwardConfig> forwards;
   };
-  UserSwitch(EventLoop& loop, UserSwitchSettings settings, LogSink log);
+  UserSwitch(EventLoop& loop, UserSwitchSettings settings, Log log);
   bool intercept(std::span<const std::byte> frame, std::vector<std::vector<std::byte>>& answers);
   Member* memberAt(const std::string& address);
 
   EventLoop& loop_;
   const UserSwitchSettings settings_;
-  const LogSink log_;
+  const Log log_;
   DhcpServer dhcp_;
   NameService names_;
   std::unique_ptr<FrameSwitch> switch_;
