@@ -33,6 +33,7 @@ TEST_P(GuestMemoryTest, ReadsBackWhatWasWritten) {
   EXPECT_EQ((*memory)->read<std::uint32_t>(0x100ffc), 0xdeadbeefU);
   EXPECT_FALSE((*memory)->write<std::uint32_t>(0xfffe, 1));
   EXPECT_EQ((*memory)->read<std::uint64_t>(0xfffc), std::nullopt);
+  EXPECT_TRUE((*memory)->readBytes(0, {}));
 }
 
 TEST_P(GuestMemoryTest, DiscardedPagesReadAsZero) {
