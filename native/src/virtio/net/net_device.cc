@@ -84,6 +84,15 @@ NetDevice::NetDevice(EventLoop& loop, std::string name, const net::MacAddress& m
       sendChains_(kSendBatch),
       frameParts_(kSendBatch) {
   backend_->setListener(this);
+  if (backend_->properties().vhostFd < 0) return;
+  // Now: once the machine runs, its threads open no devices.
+  auto opened = VhostNet::open(loop_);
+  if (opened) {
+    vhost_ = std::move(*opened);
+  } else if (opened.error().code != ErrorCode::kNotFound) {
+    // Not having it is no fault; not being allowed to may be one.
+    log("frames go through this process: " + opened.error().message);
+  }
 }
 
 std::unique_ptr<NetDevice> NetDevice::create(EventLoop& loop, std::string name, const net::MacAddress& mac,
@@ -160,7 +169,7 @@ Result<void> NetDevice::activate(Activation activation) {
              .bufferBytes = sizeof(VirtioNetHeader) +
                             (anyLength ? net::kMaxFrameSize : std::size_t{mtu} + net::kTaggedEthernetHeaderSize)});
   active_->receive.disableNotifications();
-  if (backend_->properties().vhostFd >= 0) {
+  if (vhost_) {
     TSHYVE_TRY(vhostTimer_, EventLoop::Timer::create(loop_, [this] { handOver(); }));
   }
   if (!paused_) resume();
@@ -169,8 +178,8 @@ Result<void> NetDevice::activate(Activation activation) {
 
 void NetDevice::reset() {
   if (vhostRunning_) stopVhost();
-  vhost_.reset();
   vhostTimer_.reset();
+  handedOver_ = false;
   vhostRefused_ = false;
   for (EventLoop::Watch& watch : kickWatches_) watch.reset();
   kickFds_ = {-1, -1};
@@ -203,14 +212,14 @@ void NetDevice::resume() {
   if (!active_ || broken_) return;
   if (std::exchange(leaseRestored_, false) && callbacks_.addressAssigned) callbacks_.addressAssigned(*lease_);
   // The kernel had the queues before the pause: the driver's signals go there and nowhere else.
-  if (vhost_) {
+  if (handedOver_ && !vhostRefused_) {
     startVhost();
     return;
   }
   starved_ = false;
   active_->receive.disableNotifications();
   backend_->setReceiving(true);
-  if (vhostTimer_) {
+  if (vhostTimer_ && !handedOver_) {
     if (lease_) {
       vhostTimer_->arm(kHandOverSoon);
     } else {
@@ -526,23 +535,16 @@ void NetDevice::addressSeen(const net::DhcpSnoop::Lease& lease) {
   lease_ = lease;
   if (callbacks_.addressAssigned) callbacks_.addressAssigned(lease);
   // Not here, in the midst of a batch.
-  if (vhostTimer_) vhostTimer_->arm(kHandOverSoon);
+  if (vhostTimer_ && !handedOver_) vhostTimer_->arm(kHandOverSoon);
 }
 
 void NetDevice::handOver() {
-  if (!running() || vhost_ || vhostRefused_) return;
+  if (!running() || handedOver_) return;
   if (bouncedLength_ > 0 || sendBlocked_) {
     vhostTimer_->arm(kHandOverSoon * 10);
     return;
   }
-  auto created = VhostNet::create(loop_, active_->memory, active_->features);
-  if (!created) {
-    // Not having it is no fault.
-    if (created.error().code != ErrorCode::kNotFound) log("frames stay in this process: " + created.error().message);
-    vhostRefused_ = true;
-    return;
-  }
-  vhost_ = std::move(*created);
+  handedOver_ = true;
   startVhost();
 }
 
@@ -560,14 +562,14 @@ void NetDevice::startVhost() {
     kickFds_.at(index) = active.signals.queueKickFd(static_cast<std::uint16_t>(index));
     return kickFds_.at(index);
   };
-  const auto started = vhost_->start(backend_->properties().vhostFd, rings, takeKick, [this] {
-    broken({ErrorCode::kGuest, "vhost-net found a queue of the guest's broken"});
-  });
+  const auto started =
+      vhost_->start(active.memory, active.features, backend_->properties().vhostFd, rings, takeKick, [this] {
+        broken({ErrorCode::kGuest, "vhost-net found a queue of the guest's broken"});
+      });
   vhostRunning_ = started.ok();
   statistics_.vhost = vhostRunning_;
   if (started) return;
-  log("frames stay in this process: " + started.error().message);
-  vhost_.reset();
+  log("frames go through this process: " + started.error().message);
   vhostRefused_ = true;
   takeKicksBack();
   resume();

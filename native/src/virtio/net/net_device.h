@@ -148,8 +148,11 @@ class NetDevice final : public Device, private net::FrameBackend::Listener {
   bool sendBlocked_ = false;
   bool continuing_ = false;
 
+  /// Null where the host has none for us.
   std::unique_ptr<VhostNet> vhost_;
   bool vhostRunning_ = false;
+  /// Since the driver came up: the kernel has taken the queues, or could not.
+  bool handedOver_ = false;
   bool vhostRefused_ = false;
   /// The driver's signals, taken for vhost; watched here should it have failed after that.
   std::array<int, 2> kickFds_ = {-1, -1};

@@ -28,15 +28,21 @@ std::uint64_t hostAddress(const GuestMemory& memory, std::uint64_t guestAddress)
 
 }  // namespace
 
-VhostNet::VhostNet(EventLoop& loop, const GuestMemory& memory, UniqueFd fd, EventFd error)
-    : loop_(loop), memory_(memory), fd_(std::move(fd)), error_(std::move(error)) {}
+VhostNet::VhostNet(EventLoop& loop, UniqueFd fd, EventFd error)
+    : loop_(loop), fd_(std::move(fd)), error_(std::move(error)) {}
 
-Result<std::unique_ptr<VhostNet>> VhostNet::create(EventLoop& loop, const GuestMemory& memory, std::uint64_t features) {
+Result<std::unique_ptr<VhostNet>> VhostNet::open(EventLoop& loop) {
   UniqueFd fd(::open(kDevice, O_RDWR | O_CLOEXEC));
   if (!fd) return Error::fromErrno(kDevice);
-  if (::ioctl(fd.get(), VHOST_SET_OWNER) != 0) return Error::fromErrno("VHOST_SET_OWNER");
+  TSHYVE_TRY(EventFd error, EventFd::create());
+  return std::unique_ptr<VhostNet>(new VhostNet(loop, std::move(fd), std::move(error)));
+}
+
+Result<void> VhostNet::prepare(const GuestMemory& memory, std::uint64_t features) {
+  if (!owned_ && ::ioctl(fd_.get(), VHOST_SET_OWNER) != 0) return Error::fromErrno("VHOST_SET_OWNER");
+  owned_ = true;
   std::uint64_t offered = 0;
-  if (::ioctl(fd.get(), VHOST_GET_FEATURES, &offered) != 0) return Error::fromErrno("VHOST_GET_FEATURES");
+  if (::ioctl(fd_.get(), VHOST_GET_FEATURES, &offered) != 0) return Error::fromErrno("VHOST_GET_FEATURES");
   // Offloads, MAC, MTU and status are the tap's business and ours; the rest is how the rings are read.
   constexpr std::uint64_t kRingFeatures =
       kFeatureMergeableBuffers | kFeatureIndirectDescriptors | kFeatureEventIndex | kFeatureVersion1;
@@ -44,7 +50,7 @@ Result<std::unique_ptr<VhostNet>> VhostNet::create(EventLoop& loop, const GuestM
   if ((wanted & ~offered) != 0) {
     return Error{ErrorCode::kUnsupported, "vhost-net of this kernel lacks features the guest uses"};
   }
-  if (::ioctl(fd.get(), VHOST_SET_FEATURES, &wanted) != 0) return Error::fromErrno("VHOST_SET_FEATURES");
+  if (::ioctl(fd_.get(), VHOST_SET_FEATURES, &wanted) != 0) return Error::fromErrno("VHOST_SET_FEATURES");
   // A table with a flexible array behind it.
   std::vector<std::uint64_t> storage(
       (sizeof(vhost_memory) + memory.regions().size() * sizeof(vhost_memory_region)) / 8 + 1);
@@ -55,12 +61,11 @@ Result<std::unique_ptr<VhostNet>> VhostNet::create(EventLoop& loop, const GuestM
     entry.memory_size = region.bytes.size();
     entry.userspace_addr = reinterpret_cast<std::uintptr_t>(region.bytes.data());
   }
-  if (::ioctl(fd.get(), VHOST_SET_MEM_TABLE, table) != 0) return Error::fromErrno("VHOST_SET_MEM_TABLE");
-  TSHYVE_TRY(EventFd error, EventFd::create());
-  return std::unique_ptr<VhostNet>(new VhostNet(loop, memory, std::move(fd), std::move(error)));
+  if (::ioctl(fd_.get(), VHOST_SET_MEM_TABLE, table) != 0) return Error::fromErrno("VHOST_SET_MEM_TABLE");
+  return {};
 }
 
-Result<void> VhostNet::setRing(unsigned index, const Ring& ring) {
+Result<void> VhostNet::setRing(const GuestMemory& memory, unsigned index, const Ring& ring) {
   const QueueLayout& layout = ring.layout;
   const vhost_vring_state size{index, layout.size};
   if (::ioctl(fd_.get(), VHOST_SET_VRING_NUM, &size) != 0) return Error::fromErrno("VHOST_SET_VRING_NUM");
@@ -68,9 +73,9 @@ Result<void> VhostNet::setRing(unsigned index, const Ring& ring) {
   if (::ioctl(fd_.get(), VHOST_SET_VRING_BASE, &base) != 0) return Error::fromErrno("VHOST_SET_VRING_BASE");
   vhost_vring_addr addresses{};
   addresses.index = index;
-  addresses.desc_user_addr = hostAddress(memory_, layout.descriptorTable);
-  addresses.avail_user_addr = hostAddress(memory_, layout.availableRing);
-  addresses.used_user_addr = hostAddress(memory_, layout.usedRing);
+  addresses.desc_user_addr = hostAddress(memory, layout.descriptorTable);
+  addresses.avail_user_addr = hostAddress(memory, layout.availableRing);
+  addresses.used_user_addr = hostAddress(memory, layout.usedRing);
   if (::ioctl(fd_.get(), VHOST_SET_VRING_ADDR, &addresses) != 0) return Error::fromErrno("VHOST_SET_VRING_ADDR");
   if (ring.interruptFd < 0) {
     return Error{ErrorCode::kUnsupported, "the guest polls its network queues, vhost-net has nothing to signal"};
@@ -92,9 +97,11 @@ Result<void> VhostNet::setBackend(int tapFd) {
   return {};
 }
 
-Result<void> VhostNet::start(int tapFd, const std::array<Ring, 2>& rings, const std::function<int(unsigned)>& takeKick,
+Result<void> VhostNet::start(const GuestMemory& memory, std::uint64_t features, int tapFd,
+                             const std::array<Ring, 2>& rings, const std::function<int(unsigned)>& takeKick,
                              EventLoop::Task failed) {
-  for (unsigned index = 0; index < 2; index++) TSHYVE_CHECK(setRing(index, rings.at(index)));
+  TSHYVE_CHECK(prepare(memory, features));
+  for (unsigned index = 0; index < 2; index++) TSHYVE_CHECK(setRing(memory, index, rings.at(index)));
   error_.drain();
   TSHYVE_TRY(errorWatch_, loop_.watch(error_.fd(), EPOLLIN, [this, failed = std::move(failed)](std::uint32_t) {
     error_.drain();

@@ -21,27 +21,30 @@ class VhostNet {
     int interruptFd = -1;
   };
 
-  /// @param features agreed on with the driver
-  /// @return kNotFound or kPermission where the host has no vhost-net for us, kUnsupported when it lacks a feature
-  static Result<std::unique_ptr<VhostNet>> create(EventLoop& loop, const GuestMemory& memory, std::uint64_t features);
+  /// Opens the device, as long as the process may.
+  /// @return kNotFound or kPermission where the host has no vhost-net for us
+  static Result<std::unique_ptr<VhostNet>> open(EventLoop& loop);
 
   /// From here on the kernel uses the queues. When it fails, they are as they were.
+  /// @param memory must outlive the next `stop`
+  /// @param features agreed on with the driver
   /// @param takeKick what the driver signals; called last, when all but running out of memory has been ruled out
   /// @param failed when the kernel finds a queue broken; on the loop
-  Result<void> start(int tapFd, const std::array<Ring, 2>& rings, const std::function<int(unsigned)>& takeKick,
-                     EventLoop::Task failed);
+  Result<void> start(const GuestMemory& memory, std::uint64_t features, int tapFd, const std::array<Ring, 2>& rings,
+                     const std::function<int(unsigned)>& takeKick, EventLoop::Task failed);
   /// @return how far the queues got; nothing in them is in use any more
   Result<std::array<QueuePosition, 2>> stop();
 
  private:
-  VhostNet(EventLoop& loop, const GuestMemory& memory, UniqueFd fd, EventFd error);
-  Result<void> setRing(unsigned index, const Ring& ring);
+  VhostNet(EventLoop& loop, UniqueFd fd, EventFd error);
+  Result<void> prepare(const GuestMemory& memory, std::uint64_t features);
+  Result<void> setRing(const GuestMemory& memory, unsigned index, const Ring& ring);
   Result<void> setFile(unsigned long request, const char* what, unsigned index, int fd);
   Result<void> setBackend(int tapFd);
 
   EventLoop& loop_;
-  const GuestMemory& memory_;
   UniqueFd fd_;
+  bool owned_ = false;
   EventFd error_;
   EventLoop::Watch errorWatch_;
 };
