@@ -85,7 +85,7 @@ export const giveUp =
  */
 export async function writeSavedState(
   machineDirectory: string,
-  vm: VirtualMachine,
+  vm: Pick<VirtualMachine, 'save' | 'accelerator' | 'forwards'>,
   facts: Pick<SavedState, 'hypervisor' | 'stateVersion' | 'spec'>,
 ): Promise<void> {
   const { ready, writing } = folders(machineDirectory);

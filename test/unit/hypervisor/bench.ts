@@ -36,10 +36,9 @@ export class Bench {
     this.#hypervisor = hypervisor;
   }
 
-  async launch(code: Parameters<typeof elf>, options: { restoreFrom?: string; kernel?: string } = {}) {
-    const kernel = options.kernel ?? join(this.folder, `kernel-${String(this.#kernels++)}`);
-    if (options.kernel === undefined) writeFileSync(kernel, elf(...code));
-    const spec: VmSpec = {
+  /** One CPU, the least memory, no disk. */
+  spec(kernel: string): VmSpec {
+    return {
       name: 'tiny',
       uuid: '00000000-0000-8000-8000-000000000001',
       cpus: 1,
@@ -48,6 +47,12 @@ export class Bench {
       disks: [],
       network: { mode: 'user', mac: '02:00:00:00:00:01', hostname: 'tiny', hostAddress: '127.64.99.1', forwards: [] },
     };
+  }
+
+  async launch(code: Parameters<typeof elf>, options: { restoreFrom?: string; kernel?: string } = {}) {
+    const kernel = options.kernel ?? join(this.folder, `kernel-${String(this.#kernels++)}`);
+    if (options.kernel === undefined) writeFileSync(kernel, elf(...code));
+    const spec = this.spec(kernel);
     let text = '';
     const log: string[] = [];
     const steps: string[] = [];
