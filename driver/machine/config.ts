@@ -28,7 +28,7 @@ export interface MachineConfig {
   Network: string;
   /** Appended to the image's own kernel command line. */
   Cmdline: string;
-  /** Each a size in MB (a new disk) or the absolute path of a raw image. */
+  /** Each a size in MB (a new disk) or the absolute path of an image: raw (used in place) or qcow2 (imported). */
   ExtraDisks: string[];
   /** A host port the user insists on; 0 lets us choose. */
   RequestedSSHPort: number;

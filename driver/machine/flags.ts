@@ -27,7 +27,8 @@ const bindings: readonly FlagBinding[] = [
     flag: {
       kind: 'strings',
       name: 'tshyve-extra-disk',
-      usage: 'Further disk: a size in MB, or the absolute path of a raw image (may be repeated)',
+      usage:
+        'Further disk: a size in MB, or the absolute path of an image, raw (used in place) or qcow2 (imported); may be repeated',
       envVar: 'TSHYVE_EXTRA_DISK',
       value: [],
     },

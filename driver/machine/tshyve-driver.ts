@@ -37,7 +37,7 @@ import {
   readSavedState,
 } from '../supervisor/index.js';
 import { type StoredConfig, configDefaults, mergeConfig, renderConfig } from './config.js';
-import { checkRawImage, createDisk } from './disk.js';
+import { checkDiskImage, createDisk, importQcow2 } from './disk.js';
 import type { CreateFlag, Driver, FlagValue, MachineState, Operation } from './driver.js';
 import { applyFlags, createFlags } from './flags.js';
 import { type MachineLayout, isClientFile, machineLayout } from './layout.js';
@@ -114,7 +114,7 @@ export class TshyveDriver implements Driver {
     const [probe] = await Promise.all([
       hypervisor.probe({ signal: operation.signal }),
       requireSourceFile(source),
-      ...config.ExtraDisks.filter((disk) => disk.startsWith('/')).map(checkRawImage),
+      ...config.ExtraDisks.filter((disk) => disk.startsWith('/')).map((disk) => checkDiskImage(disk, operation.signal)),
     ]);
     if (!probe.usable) throw new TshyveError('precondition', probe.notes.join(' '));
     for (const note of probe.notes) operation.log.info(note);
@@ -295,9 +295,7 @@ export class TshyveDriver implements Driver {
         writeFileAtomic(layout.privateKey, keys.privateKey),
         writeFileAtomic(layout.publicKey, keys.publicKey, 0o644),
         createDisk(layout.dataDisk, config.DiskSize, diskSeed(keys.publicKey)),
-        ...config.ExtraDisks.flatMap((disk, index) =>
-          disk.startsWith('/') ? [] : [createDisk(layout.extraDisk(index), Number(disk))],
-        ),
+        ...config.ExtraDisks.map((disk, index) => this.#makeExtraDisk(disk, layout.extraDisk(index), operation)),
         copyImage(image.path, layout.iso),
       ]);
       config.Boot2DockerURL = image.fileUrl;
@@ -308,6 +306,15 @@ export class TshyveDriver implements Driver {
       await this.#deleteFiles();
       await releaseAddress(layout.directory);
       throw error;
+    }
+  }
+
+  /** A size becomes a new disk, a qcow2 image is imported, a raw image is used where it lies. */
+  async #makeExtraDisk(disk: string, path: string, { log, signal }: Operation): Promise<void> {
+    if (!disk.startsWith('/')) await createDisk(path, Number(disk));
+    else if ((await checkDiskImage(disk, signal)) === 'qcow2') {
+      log.info(`Importing ${disk}`);
+      await importQcow2(disk, path, signal);
     }
   }
 
@@ -477,11 +484,13 @@ export class TshyveDriver implements Driver {
     const config = this.#config;
     const layout = this.#layout;
     const words = [record.boot?.commandLine ?? '', `tshyve.hostname=${config.MachineName}`, config.Cmdline];
-    const extra = config.ExtraDisks.map((disk, index) => ({
-      id: `extra-${String(index)}`,
-      path: disk.startsWith('/') ? disk : layout.extraDisk(index),
-      readOnly: false,
-    }));
+    const extra = await Promise.all(
+      config.ExtraDisks.map(async (disk, index) => {
+        const own = layout.extraDisk(index);
+        const path = disk.startsWith('/') && !(await exists(own)) ? disk : own;
+        return { id: `extra-${String(index)}`, path, readOnly: false };
+      }),
+    );
     const ports = config.RequestedSSHPort > 0 ? [config.RequestedSSHPort] : await sshPorts();
     return {
       name: config.MachineName,

@@ -60,7 +60,7 @@ export function configFindings(config: MachineConfig): string[] {
     const size = /^[0-9]+$/.test(disk) ? Number(disk) : undefined;
     check(
       size === undefined ? isAbsolute(disk) : size >= 1 && size <= MAX_DISK_MB,
-      `--tshyve-extra-disk "${disk}" is neither a size in MB (1 to ${String(MAX_DISK_MB)}) nor the absolute path of a raw image.`,
+      `--tshyve-extra-disk "${disk}" is neither a size in MB (1 to ${String(MAX_DISK_MB)}) nor the absolute path of an image.`,
     );
   }
   check(
