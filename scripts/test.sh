@@ -23,7 +23,7 @@ cd "$root"
 
 need_node
 mapfile -t packages < <(image_packages; native_packages)
-packages+=(shellcheck openssh-server openssl)
+packages+=(shellcheck openssh-server openssl faketime)
 # Shared networks.
 packages+=(dnsmasq-base nftables iproute2 busybox)
 need_packages "${packages[@]}"

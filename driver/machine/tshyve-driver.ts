@@ -326,7 +326,9 @@ export class TshyveDriver implements Driver {
     let supervisor = await findSupervisor(this.#reference);
     const fresh = supervisor === undefined;
     if (supervisor === undefined) {
-      const request = await this.#launchRequest(await this.#spec(record));
+      const spec = await this.#spec(record);
+      await requireFiles([...spec.disks.map((disk) => disk.path), this.getSSHKeyPath()]);
+      const request = await this.#launchRequest(spec);
       log.info(request.resume === true ? 'Resuming the virtual machine' : 'Starting the virtual machine');
       supervisor = await launchSupervisor(request, signal);
     } else if ((await this.getState()) === 'paused') await supervisor.resume();
@@ -540,4 +542,15 @@ export class TshyveDriver implements Driver {
 function withoutStamp(record: MachineRecord): MachineRecord {
   const { isoStamp: _, ...rest } = record;
   return rest;
+}
+
+/** Names what is missing of a damaged machine, before a hypervisor or an SSH client says it less clearly. */
+async function requireFiles(paths: readonly string[]): Promise<void> {
+  for (const path of paths) {
+    if (await exists(path)) continue;
+    throw new TshyveError(
+      'precondition',
+      `The machine's file ${path} is missing. Restore it from a backup, or remove the machine.`,
+    );
+  }
 }

@@ -7,11 +7,15 @@ import { expect } from 'vitest';
 import { run } from '../../driver/base/index.js';
 
 const root = resolve(import.meta.dirname, '../..');
-const client = join(root, 'test/conformance/bin/docker-machine');
+/** Where test/conformance/build.sh puts a client. */
+export const clientPath = (name: string) => join(root, 'test/conformance/bin', name);
+const dockerMachine = clientPath('docker-machine');
 /** The guest image that scripts/test.sh has built. */
 export const image = join(root, 'iso/out/tshyve-amd64.iso');
 
-const missing = [client, image, join(root, 'dist/tshyve.cjs')].filter((path) => !existsSync(path));
+const tshyve = join(root, 'dist/tshyve.cjs');
+
+const missing = [dockerMachine, image, tshyve].filter((path) => !existsSync(path));
 if (missing.length > 0) console.warn(`These tests need ${missing.join(', ')}: run scripts/test.sh`);
 /** True where a real part is missing that this machine may do without; CI may not. */
 export const cannotRun = missing.length > 0 && process.env['CI'] !== 'true';
@@ -25,16 +29,21 @@ export interface Result {
 /** A world of its own for the unmodified docker-machine: store, home, run folder, PATH with the plugin. */
 export class World {
   readonly folder = mkdtempSync(join(tmpdir(), 'tse-'));
+  readonly bin = join(this.folder, 'bin');
   readonly store = join(this.folder, 'store');
   readonly runFolder = join(this.folder, 'run');
   readonly addresses = join(this.folder, 'home/addresses');
-  readonly client = client;
+  readonly client: string;
   readonly env: NodeJS.ProcessEnv;
 
-  constructor() {
-    const bin = join(this.folder, 'bin');
+  /** @param client path of the docker-machine to drive */
+  constructor(client = dockerMachine) {
+    this.client = client;
+    const { bin } = this;
     mkdirSync(bin);
-    symlinkSync(join(root, 'dist/docker-machine-driver-tshyve.cjs'), join(bin, 'docker-machine-driver-tshyve'));
+    for (const program of ['docker-machine-driver-tshyve', 'tshyve']) {
+      symlinkSync(join(root, `dist/${program}.cjs`), join(bin, program));
+    }
     this.env = {
       ...process.env,
       PATH: `${bin}:${process.env['PATH'] ?? ''}`,
@@ -53,7 +62,7 @@ export class World {
   /** Runs docker-machine. */
   async machine(...args: string[]): Promise<Result> {
     const options = { env: this.env, timeoutMs: 300_000 };
-    const { code, stdout, stderr } = await run(client, ['-s', this.store, ...args], options);
+    const { code, stdout, stderr } = await run(this.client, ['-s', this.store, ...args], options);
     return { code, out: stdout.trim(), err: stderr.trim() };
   }
 
@@ -62,6 +71,40 @@ export class World {
     const result = await this.machine(...args);
     expect(result.code, `docker-machine ${args.join(' ')}: ${result.out}\n${result.err}`).toBe(0);
     return result.out;
+  }
+
+  /** Runs our own command on the same store. */
+  async tshyve(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Result> {
+    const options = { env: { ...this.env, ...env }, timeoutMs: 300_000 };
+    const { code, stdout, stderr } = await run(tshyve, ['-s', this.store, ...args], options);
+    return { code, out: stdout.trim(), err: stderr.trim() };
+  }
+
+  /** Runs our own command and expects success. */
+  async tshyveOk(...args: string[]): Promise<string> {
+    const result = await this.tshyve(args);
+    expect(result.code, `tshyve ${args.join(' ')}: ${result.out}\n${result.err}`).toBe(0);
+    return result.out;
+  }
+
+  /** Expects that both commands tell this state, each within the 2 s that they have. */
+  async expectState(name: string, state: 'Running' | 'Stopped' | 'Error'): Promise<void> {
+    for (const look of [() => this.machine('ls', '--timeout', '1'), () => this.tshyve(['ls'])]) {
+      const begun = performance.now();
+      const { out } = await look();
+      expect(performance.now() - begun).toBeLessThan(2000);
+      expect(out).toMatch(new RegExp(`^${name} .*\\b${state}\\b`, 'im'));
+    }
+  }
+
+  /** What the supervisor of the only running machine says of itself. */
+  status(): { vmPid: number; supervisorPid: number; hostAddress: string } {
+    const [id] = readdirSync(this.runFolder).filter((name) => /^[0-9a-f]{16}$/.test(name));
+    return JSON.parse(readFileSync(join(this.runFolder, id ?? '', 'status.json'), 'utf8')) as {
+      vmPid: number;
+      supervisorPid: number;
+      hostAddress: string;
+    };
   }
 
   /** Living processes that carry this world in their command line or environment. */
