@@ -15,3 +15,4 @@ export {
 } from './paths.js';
 export { type Manifest, type ManifestImage, packageRoot, readManifest } from './manifest.js';
 export { type RunOptions, type RunResult, run } from './run.js';
+export { isServed, listenPrivately } from './unix-socket.js';

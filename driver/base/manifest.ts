@@ -2,21 +2,28 @@ import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-import { TshyveError } from './errors.js';
+import * as v from 'valibot';
+
+import { TshyveError, messageOf } from './errors.js';
+
+const imageSchema = v.object({
+  architecture: v.string(),
+  /** Path relative to the package. */
+  file: v.exactOptional(v.string()),
+  url: v.exactOptional(v.string()),
+  sha256: v.exactOptional(v.string()),
+});
 
 /** The parts of plugin-manifest.json that are used at run time; its whole shape is in plugin-manifest.schema.json. */
-export interface Manifest {
-  readonly version: string;
-  readonly images: readonly ManifestImage[];
-}
-
-export interface ManifestImage {
-  readonly architecture: string;
-  /** Path relative to the package. */
-  readonly file?: string;
-  readonly url?: string;
-  readonly sha256?: string;
-}
+const manifestSchema = v.object({
+  version: v.string(),
+  images: v.array(imageSchema),
+  hypervisors: v.array(v.object({ name: v.string(), minimumVersion: v.exactOptional(v.string()) })),
+  /** Client programs and the versions that are known to work, as semver ranges. */
+  clients: v.record(v.string(), v.string()),
+});
+export type Manifest = Readonly<v.InferOutput<typeof manifestSchema>>;
+export type ManifestImage = Readonly<v.InferOutput<typeof imageSchema>>;
 
 /** The folder of this package: the one that holds plugin-manifest.json, above the running code. */
 export function packageRoot(): string {
@@ -37,9 +44,11 @@ export function packageRoot(): string {
 /** Reads the manifest of this installation. @throws TshyveError `internal` when it is damaged */
 export function readManifest(): Manifest {
   const path = join(packageRoot(), 'plugin-manifest.json');
-  const value = JSON.parse(readFileSync(path, 'utf8')) as Partial<Manifest>;
-  if (typeof value.version !== 'string' || !Array.isArray(value.images)) {
-    throw new TshyveError('internal', `${path} is damaged. Install tshyve again.`);
+  try {
+    return v.parse(manifestSchema, JSON.parse(readFileSync(path, 'utf8')));
+  } catch (error) {
+    throw new TshyveError('internal', `${path} is damaged: ${messageOf(error)}. Install tshyve again.`, {
+      cause: error,
+    });
   }
-  return { version: value.version, images: value.images };
 }

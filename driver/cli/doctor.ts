@@ -1,4 +1,8 @@
-import { TshyveError, exists, messageOf, packageRoot, readManifest } from '../base/index.js';
+import { join } from 'node:path';
+
+import satisfies from 'semver/functions/satisfies.js';
+
+import { TshyveError, exists, messageOf, packageRoot, readManifest, run } from '../base/index.js';
 import {
   type HypervisorName,
   type ProbeResult,
@@ -6,7 +10,6 @@ import {
   hypervisorNames,
   selectHypervisor,
 } from '../hypervisor/index.js';
-import { join } from 'node:path';
 
 /** `tshyve doctor`: what this host offers, and what to do about what it lacks. */
 export async function doctor(): Promise<void> {
@@ -26,6 +29,15 @@ export async function doctor(): Promise<void> {
     const present = await exists(join(packageRoot(), image.file));
     say(present ? 'ok  ' : 'FAIL', `guest image ${image.architecture}${present ? '' : ': build it with iso/build.sh'}`);
   }
+  for (const [program, range] of Object.entries(readManifest().clients)) {
+    const version = await clientVersion(program);
+    if (version === undefined) continue;
+    const known = satisfies(version, range, { includePrerelease: true });
+    say(
+      known ? 'ok  ' : 'note',
+      `client ${program} ${version}${known ? '' : `: not tested with tshyve (${range} is)`}`,
+    );
+  }
   if (!usable) throw new TshyveError('precondition', 'No hypervisor is usable here; the lines above say what to do.');
 }
 
@@ -35,4 +47,10 @@ async function probe(name: HypervisorName): Promise<ProbeResult> {
   } catch (error) {
     return { hypervisor: name, usable: false, notes: [messageOf(error)] };
   }
+}
+
+/** @returns undefined when the program is not on the PATH or does not say */
+async function clientVersion(program: string): Promise<string | undefined> {
+  const result = await run(program, ['--version'], { timeoutMs: 10_000 }).catch(() => undefined);
+  return /version v?([^\s,]+)/.exec(result?.stdout ?? '')?.[1];
 }

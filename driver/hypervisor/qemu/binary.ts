@@ -1,10 +1,10 @@
 import { access, constants, realpath } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 
-import { TshyveError, run } from '../../base/index.js';
+import coerce from 'semver/functions/coerce.js';
+import lt from 'semver/functions/lt.js';
 
-/** Needs JSON -netdev/-device (6.0, 6.2). */
-export const minimumVersion = [6, 2] as const;
+import { TshyveError, readManifest, run } from '../../base/index.js';
 
 const program = process.arch === 'arm64' ? 'qemu-system-aarch64' : 'qemu-system-x86_64';
 
@@ -42,8 +42,13 @@ export async function qemuVersion(path: string, signal?: AbortSignal): Promise<s
   return version;
 }
 
-/** True when `version` is at least the minimum. */
-export function isRecentEnough(version: string): boolean {
-  const [major = 0, minor = 0] = version.split('.').map(Number);
-  return major > minimumVersion[0] || (major === minimumVersion[0] && minor >= minimumVersion[1]);
+/**
+ * The oldest QEMU of plugin-manifest.json: JSON forms of -netdev and -device came with 6.0 and 6.2.
+ * @returns a sentence when this version is older
+ */
+export function versionFinding(version: string): string | undefined {
+  const minimum = readManifest().hypervisors.find((known) => known.name === 'qemu')?.minimumVersion;
+  const found = coerce(version);
+  if (minimum === undefined || found === null || !lt(found, minimum)) return undefined;
+  return `QEMU ${version} is too old: ${minimum} or newer is needed. Upgrade it.`;
 }

@@ -2,7 +2,7 @@ import { TshyveError } from '../../base/index.js';
 import type { Hypervisor, LaunchOptions, ProbeResult, VirtualMachine } from '../hypervisor.js';
 import type { VmSpec } from '../vm-spec.js';
 import type { Accelerator } from './arguments.js';
-import { findQemu, isRecentEnough, minimumVersion, qemuMissing, qemuVersion } from './binary.js';
+import { findQemu, qemuMissing, qemuVersion, versionFinding } from './binary.js';
 import { probeKvm } from './kvm-probe.js';
 import { launchQemu } from './qemu-machine.js';
 
@@ -14,10 +14,8 @@ export const qemu: Hypervisor = {
     const path = await findQemu();
     if (path === undefined) return { hypervisor: 'qemu', usable: false, notes: [qemuMissing().message] };
     const version = await qemuVersion(path, options.signal);
-    if (!isRecentEnough(version)) {
-      const note = `QEMU ${version} is too old: ${minimumVersion.join('.')} or newer is needed. Upgrade it.`;
-      return { hypervisor: 'qemu', usable: false, version, notes: [note] };
-    }
+    const tooOld = versionFinding(version);
+    if (tooOld !== undefined) return { hypervisor: 'qemu', usable: false, version, notes: [tooOld] };
     const { accelerator, notes } = await chooseAccelerator(path, options.signal);
     return { hypervisor: 'qemu', usable: true, accelerator, version, stateVersion: `QEMU ${version}`, notes };
   },

@@ -1,9 +1,16 @@
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { rm } from 'node:fs/promises';
-import { type Server as SocketServer, connect, createServer } from 'node:net';
+import { createServer } from 'node:net';
 import { dirname } from 'node:path';
 
-import { TshyveError, checkSocketPath, exists, makePrivateDirectory } from '../../base/index.js';
+import {
+  TshyveError,
+  checkSocketPath,
+  exists,
+  isServed,
+  listenPrivately,
+  makePrivateDirectory,
+} from '../../base/index.js';
 import { HealthService, healthMethods } from '../../grpc/index.js';
 import type { DriverFactory } from '../../machine/driver.js';
 import { MachineDriverService } from './generated/machine_driver.js';
@@ -32,7 +39,7 @@ export async function serveGrpc(address: string | undefined, createDriver: Drive
   const listener = createServer((socket) => {
     injector.injectConnection(socket);
   });
-  await listen(listener, path);
+  await listenPrivately(listener, path);
   process.stdout.write(`unix:${path}\n`);
   await new Promise<void>((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const)
@@ -44,28 +51,4 @@ export async function serveGrpc(address: string | undefined, createDriver: Drive
   // Cancels what runs; the operations clean up after themselves.
   server.forceShutdown();
   await rm(path, { force: true });
-}
-
-function listen(server: SocketServer, path: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const before = process.umask(0o177);
-    server.once('error', reject);
-    server.listen(path, () => {
-      process.umask(before);
-      resolve();
-    });
-  });
-}
-
-function isServed(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(path);
-    socket.once('connect', () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once('error', () => {
-      resolve(false);
-    });
-  });
 }
