@@ -51,11 +51,15 @@ export const createFlags: readonly CreateFlag[] = bindings.map((binding) => bind
  * same map; anything else in it is not ours and ignored. A missing key means the client did not know the flag.
  * @throws TshyveError `usage` when a value has the wrong type
  */
-export function applyFlags(config: MachineConfig, values: ReadonlyMap<string, FlagValue>): void {
+export function applyFlags(
+  config: MachineConfig,
+  values: ReadonlyMap<string, FlagValue>,
+  env: NodeJS.ProcessEnv = process.env,
+): void {
   const target = config as unknown as Record<string, FlagValue>;
   for (const { flag, key } of bindings) {
-    const value = values.get(flag.name);
-    if (value === undefined || value === null) continue;
+    const value = values.get(flag.name) ?? listFromEnvironment(flag, env);
+    if (value === undefined) continue;
     const fits =
       flag.kind === 'strings'
         ? Array.isArray(value)
@@ -68,6 +72,12 @@ export function applyFlags(config: MachineConfig, values: ReadonlyMap<string, Fl
   config.SwarmHost = asText(values.get('swarm-host'));
   config.SwarmDiscovery = asText(values.get('swarm-discovery'));
   if (config.SSHUser === '') config.SSHUser = configDefaults.SSHUser;
+}
+
+/** libmachine's clients read all variables but those of lists, and leave a list that was not given out of the map. */
+function listFromEnvironment(flag: CreateFlag, env: NodeJS.ProcessEnv): readonly string[] | undefined {
+  const text = flag.kind === 'strings' ? (env[flag.envVar] ?? '') : '';
+  return text === '' ? undefined : text.split(',');
 }
 
 function asText(value: FlagValue | undefined): string {

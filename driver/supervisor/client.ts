@@ -58,12 +58,18 @@ export class SupervisorClient {
 
   /** @returns true when the guest did not power off in time and was ended by force */
   async stop(timeoutMs: number): Promise<boolean> {
-    const { forced } = await this.#call<{ forced: boolean }>(
-      (client, how, callback) => client.stop({ timeoutMs }, ...how, callback),
-      timeoutMs,
-    );
-    await this.#left();
-    return forced;
+    try {
+      const { forced } = await this.#call<{ forced: boolean }>(
+        (client, how, callback) => client.stop({ timeoutMs }, ...how, callback),
+        timeoutMs,
+      );
+      await this.#left();
+      return forced;
+    } catch (error) {
+      // It went off by itself in the same moment.
+      if ((await quickStatus(this.#machine)) === undefined) return false;
+      throw error;
+    }
   }
 
   /** Ends the machine at once. A supervisor that does not answer is ended with it. */
@@ -131,7 +137,7 @@ export class SupervisorClient {
     ) => unknown,
     workMs = 0,
   ): Promise<T> {
-    const [{ client }, { fromServiceError }, grpc] = await Promise.all([
+    const [{ client }, { fromServiceError, kindTrailer }, grpc] = await Promise.all([
       this.#connect(),
       import('../grpc/index.js'),
       import('@grpc/grpc-js'),
@@ -141,12 +147,23 @@ export class SupervisorClient {
       return await new Promise<T>((resolve, reject) => {
         start(client, how, (error, response) => {
           if (error === null) resolve(response);
-          else reject(fromServiceError(error));
+          else if (error.code === grpc.status.UNAVAILABLE && error.metadata.get(kindTrailer).length === 0) {
+            reject(this.#unreachable(error));
+          } else reject(fromServiceError(error));
         });
       });
     } finally {
       client.close();
     }
+  }
+
+  #unreachable(cause: ServiceError): TshyveError {
+    const { machineDirectory } = this.#machine;
+    return new TshyveError(
+      'timeout',
+      `The supervisor of ${machineDirectory} does not answer. Its vmm.log there may say why; "kill" ends the machine.`,
+      { cause },
+    );
   }
 }
 

@@ -2,10 +2,12 @@ import { type FSWatcher, existsSync, rmSync, watch } from 'node:fs';
 import { type Server, type Socket, createServer } from 'node:net';
 import { rm, writeFile } from 'node:fs/promises';
 
-import { type FileLock, lockFile, makeRunDirectory, messageOf, sleep } from '../base/index.js';
+import { type FileLock, listenPrivately, lockFile, makeRunDirectory, messageOf, sleep } from '../base/index.js';
 import type { SupervisorPlace } from './place.js';
 
 const SETTLE_MS = 50;
+/** Whoever looks at a machine takes its lock for some milliseconds. */
+const LOCK_TIMEOUT_MS = 5_000;
 
 export interface GuardOptions {
   readonly place: SupervisorPlace;
@@ -52,7 +54,7 @@ export class GuardedFiles {
       socket.on('error', () => undefined);
       onConnection(socket);
     });
-    await listen(this.#server, place.socket);
+    await listenPrivately(this.#server, place.socket);
     await onRunFolder();
     this.#watch(place.runDirectory, [place.socket, place.statusFile], () => this.listen());
   }
@@ -67,7 +69,7 @@ export class GuardedFiles {
 
   async #lock(): Promise<void> {
     const { place, log } = this.#options;
-    this.#locks.push(await lockFile(place.lock));
+    this.#locks.push(await lockFile(place.lock, { timeoutMs: LOCK_TIMEOUT_MS }));
     // See knownPlace. A full disk must not keep a machine from starting.
     await writeFile(place.lock, `${place.runDirectory}\n`).catch((error: unknown) => {
       log(`lock note: ${messageOf(error)}`);
@@ -97,15 +99,4 @@ export class GuardedFiles {
     watcher.on('error', () => undefined);
     this.#watchers.add(watcher);
   }
-}
-
-function listen(server: Server, path: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const before = process.umask(0o177);
-    server.once('error', reject);
-    server.listen(path, () => {
-      process.umask(before);
-      resolve();
-    });
-  });
 }

@@ -1,10 +1,12 @@
 import { readFile, rm } from 'node:fs/promises';
-import { connect } from 'node:net';
 import { dirname } from 'node:path';
 
-import { type FileLock, TshyveError, codeOf, exists, hasRunRoot, lockFile } from '../base/index.js';
+import { type FileLock, TshyveError, codeOf, exists, hasRunRoot, isServed, lockFile } from '../base/index.js';
 import { type MachineReference, type SupervisorPlace, knownPlace } from './place.js';
 import { type SupervisorStatus, parseStatus } from './types.js';
+
+/** Others who look, and a supervisor on its way out, hold the lock for some milliseconds; one that launches, longer. */
+const LOOK_TIMEOUT_MS = 500;
 
 const unknownStart: SupervisorStatus = {
   state: 'starting',
@@ -25,14 +27,14 @@ const unknownStart: SupervisorStatus = {
  */
 export async function quickStatus(machine: MachineReference): Promise<SupervisorStatus | undefined> {
   const place = await knownPlace(machine);
-  if ((await hasRunRoot(dirname(place.runDirectory))) && (await accepts(place.socket))) {
+  if ((await hasRunRoot(dirname(place.runDirectory))) && (await isServed(place.socket))) {
     const status = await readStatus(place.statusFile);
     if (status !== undefined) return status;
   }
   if (!(await exists(place.lock))) return undefined;
   let lock: FileLock;
   try {
-    lock = await lockFile(place.lock);
+    lock = await lockFile(place.lock, { timeoutMs: LOOK_TIMEOUT_MS });
   } catch (error) {
     if (TshyveError.is(error, 'busy')) return (await readStatus(place.statusFile)) ?? unknownStart;
     // Removed a moment ago, by somebody who ended the machine for good.
@@ -60,19 +62,6 @@ async function healLeftovers(place: SupervisorPlace): Promise<void> {
 async function isHypervisorOf(pid: number, place: SupervisorPlace): Promise<boolean> {
   const commandLine = await readFile(`/proc/${String(pid)}/cmdline`, 'utf8').catch(() => '');
   return commandLine.includes(place.runDirectory);
-}
-
-function accepts(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(path);
-    socket.once('connect', () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once('error', () => {
-      resolve(false);
-    });
-  });
 }
 
 async function readStatus(path: string): Promise<SupervisorStatus | undefined> {

@@ -72,6 +72,15 @@ describe('create flags', () => {
     expect(config).toMatchObject({ CPU: 3, ExtraDisks: ['100', '/disk.raw'], Cmdline: '' });
   });
 
+  test('a list that the client leaves out comes from the environment', () => {
+    const env = { TSHYVE_EXTRA_DISK: '100,/disk.raw', TSHYVE_CPUS: '7' };
+    const config = { ...configDefaults };
+    applyFlags(config, new Map(), env);
+    expect(config).toMatchObject({ ExtraDisks: ['100', '/disk.raw'], CPU: configDefaults.CPU });
+    applyFlags(config, new Map([['tshyve-extra-disk', ['5']]]), env);
+    expect(config.ExtraDisks).toEqual(['5']);
+  });
+
   test('a wrong type is refused', () => {
     expect(() => applyFlags({ ...configDefaults }, new Map([['tshyve-cpus', 'x']]))).toThrow('--tshyve-cpus');
   });
