@@ -61,7 +61,7 @@ export class World {
 
   /** Runs docker-machine. */
   async machine(...args: string[]): Promise<Result> {
-    const options = { env: this.env, timeoutMs: 300_000 };
+    const options = { env: this.env, timeoutMs: 580_000 };
     const { code, stdout, stderr } = await run(this.client, ['-s', this.store, ...args], options);
     return { code, out: stdout.trim(), err: stderr.trim() };
   }
@@ -75,7 +75,7 @@ export class World {
 
   /** Runs our own command on the same store. */
   async tshyve(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Result> {
-    const options = { env: { ...this.env, ...env }, timeoutMs: 300_000 };
+    const options = { env: { ...this.env, ...env }, timeoutMs: 580_000 };
     const { code, stdout, stderr } = await run(tshyve, ['-s', this.store, ...args], options);
     return { code, out: stdout.trim(), err: stderr.trim() };
   }
