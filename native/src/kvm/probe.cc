@@ -1,5 +1,6 @@
 #include "kvm/probe.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <ctime>
@@ -40,11 +41,14 @@ constexpr std::array<std::uint8_t, 22> kLoop = {
 };
 constexpr double kInstructionsPerRound = 8;
 
-/// Emulation runs 1 to 3 million instructions a second, the slowest thing worth using (a nested guest inside an
-/// interpreting machine) 50 million, hardware thousands of millions.
-constexpr double kSlowestUsable = 15e6;
+/// Emulation runs 1 to 3 million instructions a second; the slowest thing worth using, a guest nested in an
+/// interpreting machine, 27 million when its code is met for the first time and 500 million later; hardware thousands
+/// of millions.
+constexpr double kSlowestUsable = 8e6;
 /// Measured long enough; with each attempt eight times as long as the last, it is over well before 20 ms.
 constexpr microseconds kEnough{1000};
+/// The best of so many measurements counts: whatever disturbs makes it slower, nothing makes it faster.
+constexpr int kMeasurements = 3;
 constexpr std::uint64_t kFirstRounds = 64;
 constexpr std::uint64_t kMostRounds = kFirstRounds << 15;
 
@@ -114,7 +118,10 @@ Result<double> measure(const System& system) {
   registers.rsp = kStack;
   // The first entry pays for page faults and set-up; it is not measured.
   registers.rcx = 1;
-  for (std::uint64_t rounds = 1;; rounds = rounds == 1 ? kFirstRounds : rounds * 8) {
+  double best = 0;
+  int measurements = 0;
+  std::uint64_t rounds = 1;
+  for (;;) {
     registers.rcx = rounds;
     registers.rip = kCode;
     TSHYVE_CHECK(vcpu->setRegisters(registers));
@@ -128,10 +135,16 @@ Result<double> measure(const System& system) {
     if (!std::holds_alternative<Halted>(exit)) {
       return Error{ErrorCode::kUnsupported, "a guest of ten instructions did not run to its end"};
     }
-    if (rounds == 1) continue;
-    if (elapsed >= kEnough || rounds >= kMostRounds) {
-      return static_cast<double>(rounds) * kInstructionsPerRound / elapsed.count();
+    if (rounds == 1) {
+      rounds = kFirstRounds;
+      continue;
     }
+    if (elapsed < kEnough && rounds < kMostRounds) {
+      rounds *= 8;
+      continue;
+    }
+    best = std::max(best, static_cast<double>(rounds) * kInstructionsPerRound / elapsed.count());
+    if (best >= kSlowestUsable || ++measurements == kMeasurements) return best;
   }
 }
 

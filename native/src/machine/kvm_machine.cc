@@ -6,8 +6,10 @@
 #include "boot/layout.h"
 #include "boot/linux_loader.h"
 #include "machine/snapshot.h"
+#include "virtio/block/block_device.h"
 #include "virtio/pci_transport.h"
 #include "virtio/rng/rng_device.h"
+#include "virtio/vsock/vsock_device.h"
 
 namespace tshyve {
 namespace {
@@ -193,7 +195,43 @@ Result<void> KvmMachine::buildLegacyDevices() {
 
 Result<void> KvmMachine::buildPciDevices() {
   TSHYVE_TRY(pciRoot_, pci::PciRoot::create(ports_, memoryBus_));
-  return addVirtioDevice(std::make_shared<virtio::RngDevice>(*loops_.front().loop));
+  // The guest names its disks and interfaces by this order.
+  for (std::size_t index = 0; index < config_.disks.size(); index++) TSHYVE_CHECK(addDisk(index));
+  for (std::uint32_t index = 0; index < config_.networks.size(); index++) TSHYVE_CHECK(addNetwork(index));
+  TSHYVE_CHECK(addVirtioDevice(std::make_shared<virtio::RngDevice>(*loops_.front().loop)));
+  if (config_.vsock) {
+    TSHYVE_TRY(EventLoop* const loop, addLoop("vsock", sandbox::Role::kSockets));
+    TSHYVE_TRY(std::shared_ptr<virtio::Device> vsock, virtio::VsockDevice::create(*loop, *config_.vsock, logger()));
+    TSHYVE_CHECK(addVirtioDevice(std::move(vsock)));
+  }
+  return {};
+}
+
+Result<void> KvmMachine::addDisk(std::size_t index) {
+  TSHYVE_TRY(EventLoop* const loop, addLoop("disk" + std::to_string(index), sandbox::Role::kDevices));
+  TSHYVE_TRY(auto disk, virtio::BlockDevice::create(*loop, config_.disks[index], logger()));
+  return addVirtioDevice(std::move(disk));
+}
+
+Result<void> KvmMachine::addNetwork(std::uint32_t index) {
+  const std::string name = "net" + std::to_string(index);
+  TSHYVE_TRY(EventLoop* const loop, addLoop(name, sandbox::Role::kSockets));
+  virtio::NetDevice::Callbacks callbacks;
+  callbacks.log = logger();
+  callbacks.addressAssigned = [this, index](const net::DhcpSnoop::Lease& lease) {
+    std::string address;
+    for (const std::uint8_t byte : lease.address) address += (address.empty() ? "" : ".") + std::to_string(byte);
+    sink_(AddressAssigned{index, config_.networks[index].mac, std::move(address), lease.seconds});
+  };
+  TSHYVE_TRY(std::shared_ptr<virtio::NetDevice> device,
+             virtio::NetDevice::create(*loop, name, config_.networks[index], std::move(callbacks)));
+  networks_.push_back(device);
+  return addVirtioDevice(std::move(device));
+}
+
+Result<virtio::NetDevice*> KvmMachine::network(std::uint32_t index) const {
+  if (index < networks_.size()) return networks_[index].get();
+  return Error{ErrorCode::kNotFound, "the machine has no network interface " + std::to_string(index)};
 }
 
 Result<EventLoop*> KvmMachine::addLoop(const std::string& name, sandbox::Role role) {
@@ -359,12 +397,14 @@ Result<void> KvmMachine::pressPowerButton() {
 
 Result<void> KvmMachine::writeConsole(std::span<const std::byte> bytes) { return serial_->receive(bytes); }
 
-Result<std::uint16_t> KvmMachine::addForward(std::uint32_t nic, const ForwardConfig&) {
-  return Error{ErrorCode::kNotFound, "the machine has no network interface " + std::to_string(nic)};
+Result<std::uint16_t> KvmMachine::addForward(std::uint32_t nic, const ForwardConfig& forward) {
+  TSHYVE_TRY(virtio::NetDevice* const device, network(nic));
+  return device->addForward(forward);
 }
 
-Result<void> KvmMachine::removeForward(std::uint32_t nic, const ForwardConfig&) {
-  return Error{ErrorCode::kNotFound, "the machine has no network interface " + std::to_string(nic)};
+Result<void> KvmMachine::removeForward(std::uint32_t nic, const ForwardConfig& forward) {
+  TSHYVE_TRY(virtio::NetDevice* const device, network(nic));
+  return device->removeForward(forward);
 }
 
 MachineStatistics KvmMachine::statistics() const {

@@ -22,6 +22,7 @@
 #include "pci/root.h"
 #include "sandbox/seccomp.h"
 #include "virtio/device.h"
+#include "virtio/net/net_device.h"
 
 namespace tshyve {
 
@@ -58,6 +59,9 @@ class KvmMachine final : public Machine {
   Result<void> buildVcpus();
   /// A loop of its own for a device. @param name of the thread
   Result<EventLoop*> addLoop(const std::string& name, sandbox::Role role);
+  Result<void> addDisk(std::size_t index);
+  Result<void> addNetwork(std::uint32_t index);
+  Result<virtio::NetDevice*> network(std::uint32_t index) const;
   Result<void> addVirtioDevice(std::shared_ptr<virtio::Device> device);
   Result<void> boot();
   Result<void> restoreState(std::span<const std::byte> state);
@@ -91,6 +95,7 @@ class KvmMachine final : public Machine {
   std::shared_ptr<Serial> serial_;
   std::shared_ptr<CmosClock> clock_;
   std::unique_ptr<InterruptLine> powerButton_;
+  std::vector<std::shared_ptr<virtio::NetDevice>> networks_;
   std::unique_ptr<pci::PciRoot> pciRoot_;
   std::vector<std::unique_ptr<kvm::Vcpu>> unstartedVcpus_;
   std::vector<std::unique_ptr<VcpuThread>> vcpus_;
