@@ -112,12 +112,14 @@ int EventLoop::runOnce(std::chrono::milliseconds timeout) {
   int ran = 0;
   for (int index = 0; index < count; index++) {
     const epoll_event& event = events[static_cast<std::size_t>(index)];
-    if (event.data.u64 == kWakeId) {
+    // The structure is packed on x86: no reference may be bound to its members.
+    const std::uint64_t id = event.data.u64;
+    if (id == kWakeId) {
       wake_.drain();
       continue;
     }
     // An earlier callback of this round may have ended this watch.
-    const auto found = watched_.find(event.data.u64);
+    const auto found = watched_.find(id);
     if (found == watched_.end()) continue;
     // The callback may end its own watch while it runs.
     const std::shared_ptr<Callback> callback = found->second.callback;
