@@ -215,7 +215,13 @@ Result<void> KvmMachine::addDisk(std::size_t index) {
 
 Result<void> KvmMachine::addNetwork(std::uint32_t index) {
   const std::string name = "net" + std::to_string(index);
-  TSHYVE_TRY(EventLoop* const loop, addLoop(name, sandbox::Role::kSockets));
+  // libslirp keeps some of its state in globals: user-mode networks share a loop.
+  const bool user = std::holds_alternative<UserNetwork>(config_.networks[index].backend);
+  EventLoop* loop = user ? userNetworkLoop_ : nullptr;
+  if (loop == nullptr) {
+    TSHYVE_TRY(loop, addLoop(name, sandbox::Role::kSockets));
+  }
+  if (user) userNetworkLoop_ = loop;
   virtio::NetDevice::Callbacks callbacks;
   callbacks.log = logger();
   callbacks.addressAssigned = [this, index](const net::DhcpSnoop::Lease& lease) {

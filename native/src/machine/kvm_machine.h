@@ -90,6 +90,7 @@ class KvmMachine final : public Machine {
     sandbox::Role role;
   };
   std::vector<DeviceLoop> loops_;  // the first serves every device that has none of its own
+  EventLoop* userNetworkLoop_ = nullptr;
   Bus ports_;
   Bus memoryBus_;
   std::shared_ptr<Serial> serial_;

@@ -188,7 +188,7 @@ void run(Input input) {
         break;
       default:
         (*loop)->runOnce(std::chrono::milliseconds(0));
-        for (const std::uint16_t queue : {0, 1, 2}) {
+        for (std::uint16_t queue = 0; queue < 3; queue++) {
           while (harness.queue(queue).takeUsed()) {
           }
         }
