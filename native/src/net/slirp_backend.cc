@@ -185,14 +185,15 @@ void SlirpBackend::onSockets() {
   std::array<epoll_event, 64> events{};
   const int count = ::epoll_wait(socketSet_.get(), events.data(), static_cast<int>(events.size()), 0);
   for (int index = 0; index < count; index++) {
-    const epoll_event& event = events[static_cast<std::size_t>(index)];
-    const auto found = polledIndex_.find(event.data.fd);
+    // The structure is packed: its fields must not be referred to.
+    const int fd = events[static_cast<std::size_t>(index)].data.fd;
+    const auto found = polledIndex_.find(fd);
     // In the set and not asked for: left by a descriptor that was closed behind our back.
     if (found == polledIndex_.end()) {
-      unregisterFd(event.data.fd, this);
+      unregisterFd(fd, this);
       continue;
     }
-    polled_[found->second].revents = fromEpoll(event.events);
+    polled_[found->second].revents = fromEpoll(events[static_cast<std::size_t>(index)].events);
   }
   handle();
 }

@@ -116,7 +116,7 @@ void run(Input input) {
       case 1:
         // Anything.
         guest.writeDescriptor(static_cast<std::uint16_t>(input.u8() % 16), data + input.u16() * std::uint64_t{7},
-                              static_cast<std::uint32_t>(input.u16() * input.u16()), input.u8() & 7,
+                              std::uint32_t{input.u16()} * input.u16(), input.u8() & 7,
                               static_cast<std::uint16_t>(input.u8() % 20));
         guest.offerHead(static_cast<std::uint16_t>(input.u8() % 20));
         break;

@@ -152,7 +152,7 @@ void run(Input input) {
       case 6: {
         test::GuestQueue& queue = harness.queue(input.u8() % 3);
         queue.writeDescriptor(input.u8() % 16, data + input.u16() * std::uint64_t{7},
-                              static_cast<std::uint32_t>(input.u16() * input.u16()), input.u8() & 7, input.u8() % 20);
+                              std::uint32_t{input.u16()} * input.u16(), input.u8() & 7, input.u8() % 20);
         queue.offerHead(input.u8() % 20);
         harness.notify(input.u8() % 3);
         break;
