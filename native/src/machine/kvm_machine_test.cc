@@ -1,12 +1,16 @@
 // Runs the guest of test/guest on this host's KVM, whatever its speed.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <thread>
 
+#include "base/unique_fd.h"
 #include "machine/machine.h"
 #include "machine/testing/observer.h"
 
@@ -31,9 +35,8 @@ MachineConfig guest(const std::string& command, std::uint32_t cpus = 1) {
 
 class TestMachine {
  public:
-  explicit TestMachine(const MachineConfig& config) { take(Machine::create(config, observer_.sink())); }
-  TestMachine(const MachineConfig& config, const std::string& snapshot) {
-    take(Machine::restore(config, snapshot, observer_.sink()));
+  explicit TestMachine(const MachineConfig& config, const std::optional<std::string>& snapshot = std::nullopt) {
+    take(snapshot ? Machine::restore(config, *snapshot, observer_.sink()) : Machine::create(config, observer_.sink()));
   }
   Machine* operator->() { return machine_.get(); }
   Observer& observer() { return observer_; }
@@ -242,6 +245,71 @@ TEST_F(KvmMachineTest, RefusesBadConfigurations) {
   EXPECT_THAT(machine.error().message, HasSubstr("/nonexistent"));
 }
 
+class TemporaryDisk {
+ public:
+  explicit TemporaryDisk(std::uint64_t bytes) {
+    std::string pattern = (std::filesystem::temp_directory_path() / "tshyve-disk-XXXXXX").string();
+    ::close(::mkstemp(pattern.data()));
+    path_ = pattern;
+    std::filesystem::resize_file(path_, bytes);
+  }
+  TemporaryDisk(const TemporaryDisk&) = delete;
+  TemporaryDisk& operator=(const TemporaryDisk&) = delete;
+  ~TemporaryDisk() { std::filesystem::remove(path_); }
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+TEST_F(KvmMachineTest, ReadsAndWritesADisk) {
+  const TemporaryDisk disk(1 << 20);
+  std::fstream(disk.path(), std::ios::in | std::ios::out | std::ios::binary).write("\x78\x56\x34\x12", 4);
+  auto config = guest("disk");
+  config.disks.push_back({.id = "one", .path = disk.path()});
+  TestMachine machine(config);
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_EQ(machine.observer().console(), "sectors 2048\nwas 0000000012345678\ndisk\n");
+  std::uint64_t written = 0;
+  std::ifstream file(disk.path(), std::ios::binary);
+  file.seekg(4096 + 8 * 511);
+  file.read(reinterpret_cast<char*>(&written), sizeof written);
+  EXPECT_EQ(written, 0x0123456789abcdefU + 511);
+}
+
+TEST_F(KvmMachineTest, SendsAndReceivesFrames) {
+  int sockets[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, sockets), 0);
+  const UniqueFd machineSide(sockets[0]);
+  UniqueFd peer(sockets[1]);
+  auto config = guest("network");
+  config.networks.push_back(
+      {.mac = "52:54:00:12:34:56", .backend = DatagramNetwork{.path = "", .localPath = "", .fd = machineSide.get()}});
+  TestMachine machine(config);
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  for (int round = 0; round < 3; round++) {
+    std::array<std::uint8_t, 2048> frame;
+    const ssize_t length = ::recv(peer.get(), frame.data(), frame.size(), 0);
+    ASSERT_EQ(length, 60);
+    EXPECT_EQ(frame[6], 0x52);
+    EXPECT_EQ(frame[40 - 12], round);
+    ASSERT_EQ(::send(peer.get(), frame.data(), 60, 0), 60);
+  }
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_EQ(machine.observer().console(), "network\n");
+}
+
+TEST_F(KvmMachineTest, SignalsInterruptsByMessage) {
+  TestMachine machine(guest("entropy"));
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_EQ(machine.observer().console(), "entropy\n");
+}
+
 class SnapshotTest : public KvmMachineTest {
  protected:
   SnapshotTest() {
@@ -284,6 +352,19 @@ TEST_F(SnapshotTest, GoesOnWhereItWasSaved) {
     const auto saved = machine->save(folder_);
     ASSERT_TRUE(saved) << saved.error().message;
     before += machine.observer().console();
+  }
+}
+
+TEST_F(SnapshotTest, DevicesGoOn) {
+  for (int round = 0; round < 2; round++) {
+    const std::optional<std::string> from = round == 0 ? std::nullopt : std::optional(folder_);
+    TestMachine machine(guest("entropy-for-ever"), from);
+    ASSERT_TRUE(machine.built());
+    machine.start();
+    ASSERT_TRUE(machine.observer().waitForConsole(round == 0 ? "n10\n" : "n40\n"));
+    ASSERT_TRUE(machine->pause());
+    const auto saved = machine->save(folder_);
+    ASSERT_TRUE(saved) << saved.error().message;
   }
 }
 

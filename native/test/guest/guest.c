@@ -1,6 +1,8 @@
 /* The guest of the machine tests. A word on its command line chooses what it does. */
 #include "guest.h"
 
+#include "devices.h"
+
 enum {
   kCom1 = 0x3f8,
   kAcpiPort = 0x600,
@@ -62,8 +64,7 @@ static void ioApicWrite(uint32_t index, uint32_t value) {
   *(volatile uint32_t*)(IO_APIC + 0x10) = value;
 }
 
-/* One handler for every vector. */
-static void enableInterrupts(void) {
+void enableInterrupts(void) {
   static struct {
     uint16_t low, selector, flags, middle;
     uint32_t high, zero;
@@ -87,8 +88,8 @@ static void enableInterrupts(void) {
   __asm__ volatile("sti");
 }
 
-/* Sleeps until there was one. Enabling and halting are one step: an interrupt between them would be slept through. */
-static void waitForInterrupt(void) {
+/* Enabling and halting are one step: an interrupt between them would be slept through. */
+void waitForInterrupt(void) {
   for (;;) {
     __asm__ volatile("cli");
     if (interruptCount != 0) break;
@@ -251,6 +252,10 @@ void guestMain(const uint8_t* startInfo) {
   if (begins(command, "button")) button();
   if (begins(command, "serial-interrupts")) serialInterrupts();
   if (begins(command, "idle")) idle();
+  if (begins(command, "disk")) disk();
+  if (begins(command, "network")) network();
+  if (begins(command, "entropy")) entropy();
+  if (begins(command, "entropy-for-ever")) entropyForEver();
   if (begins(command, "spin")) {
     print("spin\n");
     for (;;) pause();

@@ -29,3 +29,7 @@ void printHex(uint64_t value);
 /* Prints what went wrong and powers off. */
 __attribute__((noreturn)) void fail(const char* what);
 __attribute__((noreturn)) void powerOff(void);
+/* From here on interrupts 32 to 63 are counted and do nothing else. */
+void enableInterrupts(void);
+/* Sleeps until there was one. */
+void waitForInterrupt(void);

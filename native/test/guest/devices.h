@@ -1,0 +1,6 @@
+#pragma once
+
+void disk(void);
+void network(void);
+void entropy(void);
+void entropyForEver(void);
