@@ -49,6 +49,7 @@ export default tseslint.config(
       'scripts/*.mjs',
       'test/bench/run.mjs',
       'test/bench/out',
+      'test/lab/**/out',
     ],
   },
   {

@@ -20,6 +20,17 @@ export default defineConfig({
           fileParallelism: false,
         },
       },
+      {
+        extends: true,
+        // Inside the lab machine, whose processors are slow: see test/lab/README.md.
+        test: {
+          name: 'lab',
+          include: ['test/lab/inside/**/*.test.ts'],
+          testTimeout: 600_000,
+          hookTimeout: 600_000,
+          fileParallelism: false,
+        },
+      },
     ],
   },
 });

@@ -26,6 +26,8 @@ mapfile -t packages < <(image_packages; native_packages)
 packages+=(shellcheck openssh-server openssl faketime)
 # Shared networks.
 packages+=(dnsmasq-base nftables iproute2 busybox)
+# The lab.
+packages+=(make e2fsprogs)
 need_packages "${packages[@]}"
 if ! command -v go >/dev/null; then need_packages golang-go; fi
 build_package
@@ -53,7 +55,7 @@ step 'type check' npm run --silent typecheck
 step 'lint' npm run --silent lint
 step 'format' npm run --silent format:check
 step 'generated code is fresh' node scripts/generate-proto.mjs --check
-step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh test/bench/*.sh
+step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh test/bench/*.sh test/lab/*.sh test/lab/machine/*.sh
 step 'unit tests' vitest unit
 if [ "$tier" = full ]; then
 	step 'guest image' iso/build.sh
@@ -61,6 +63,8 @@ if [ "$tier" = full ]; then
 	step 'Go clients' test/conformance/build.sh
 	step 'gob with a Go peer' vitest conformance
 	step 'end-to-end tests' vitest e2e
+	step 'lab machine' test/lab/build.sh
+	step 'tests in the lab' test/lab/test.sh --report "$reports/lab.json"
 fi
 
 read -r p f s < <(node -e '

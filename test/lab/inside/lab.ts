@@ -1,0 +1,10 @@
+/**
+ * The tests below this folder need a host with nested virtualization and Debian's stock kernels in /opt/lab: the lab
+ * machine. `test/lab/run.sh` sets this variable in it.
+ */
+if (process.env['TSHYVE_LAB'] !== '1') {
+  throw new Error('These tests run in the lab machine: use test/lab/test.sh.');
+}
+
+/** The kernels that machine/stock-kernels.txt lists. */
+export const kernels = ['cloud-6.1', 'generic-6.1', 'cloud-6.12'] as const;

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs the lab's tests in the lab machine, in one boot of it. See README.md beside this file.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+case ${1:-} in
+-h | --help)
+	cat <<EOF
+Usage: test/lab/test.sh [--report FILE] [VITEST ARGUMENT...]
+
+Builds the lab machine if needed, boots it, runs the tests of test/lab/inside in it. --report names the file for
+vitest's JSON report. Further arguments go to vitest, e.g. a file name to run only that, or -t PATTERN.
+EOF
+	exit 0
+	;;
+esac
+report=''
+if [ "${1:-}" = --report ]; then
+	[ $# -ge 2 ] || { echo 'test.sh: --report needs a file' >&2; exit 2; }
+	report=$2
+	shift 2
+fi
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+"$here/build.sh"
+code=0
+"$here/run.sh" --results "$results" -- node node_modules/vitest/vitest.mjs run --project lab \
+	--reporter=default --reporter=json --outputFile.json=/results/report.json "$@" || code=$?
+[ -z "$report" ] || [ ! -e "$results/report.json" ] || cp "$results/report.json" "$report"
+exit $code
