@@ -242,8 +242,12 @@ Result<void> BlockDevice::restore(StateReader& reader) {
   return {};
 }
 
-/// Moves everything on as far as it goes: takes new requests, starts them together, answers what is done.
+/// Moves everything on as far as it goes: takes new requests, starts them together, answers what is done. Meanwhile the
+/// driver need not notify: that would cost it an exit, and we look anyway.
 void BlockDevice::serve() {
+  for (const QueueState& state : queues_) {
+    if (state.queue != nullptr) state.queue->disableNotifications();
+  }
   for (bool more = true; more;) {
     more = reap(false);
     if (!paused_) {
@@ -251,7 +255,18 @@ void BlockDevice::serve() {
     }
     engine_->flush();
     finishAnswered();
+    if (!more) more = listen();
   }
+}
+
+/// Asks for notifications again. @return true when requests have come meanwhile that can be taken
+bool BlockDevice::listen() {
+  bool waiting = false;
+  for (const QueueState& state : queues_) {
+    // While all requests are in use, the next completion brings us back.
+    if (state.queue != nullptr) waiting |= state.queue->enableNotifications() && !free_.empty() && !paused_;
+  }
+  return waiting;
 }
 
 /// @return true when requests were taken

@@ -66,6 +66,7 @@ class BlockDevice final : public Device {
 
   void serve();
   bool takeFrom(std::uint16_t index);
+  bool listen();
   void finishAnswered();
   bool reap(bool wait);
   void drain();
