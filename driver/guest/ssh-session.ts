@@ -4,7 +4,10 @@ import type { Client } from 'ssh2';
 
 import { TshyveError, messageOf, sleep } from '../base/index.js';
 
+/** A first attempt may meet a port whose guest does not listen yet, so it is short. */
 const ATTEMPT_TIMEOUT_MS = 3_000;
+/** A guest on a busy host may need long for a handshake: each attempt that runs out doubles the time of the next. */
+const LONGEST_ATTEMPT_MS = 30_000;
 /** User data may reach the guest's account a moment after sshd is up. */
 const AUTHENTICATION_GRACE_MS = 10_000;
 const FIRST_PAUSE_MS = 50;
@@ -112,13 +115,16 @@ export async function contactGuest(
   const deadline = performance.now() + options.timeoutMs;
   let firstRefusal: number | undefined;
   let pause = FIRST_PAUSE_MS;
+  let attemptMs = ATTEMPT_TIMEOUT_MS;
   let wasHurried = options.hurry?.aborted === true;
   for (;;) {
-    const outcome = await attempt(address, options);
+    const begun = performance.now();
+    const outcome = await attempt(address, attemptMs, options);
     if ('session' in outcome) return outcome.session;
     if (outcome.final !== undefined) throw outcome.final;
     if (options.signal.aborted) throw new TshyveError('cancelled', 'Waiting for SSH was cancelled.');
     const now = performance.now();
+    if (now - begun >= attemptMs) attemptMs = Math.min(attemptMs * 2, LONGEST_ATTEMPT_MS);
     if (outcome.refused) {
       firstRefusal ??= now;
       if (now - firstRefusal > AUTHENTICATION_GRACE_MS) {
@@ -151,7 +157,11 @@ type Outcome =
   | { readonly session: GuestSession }
   | { readonly reason: string; readonly refused: boolean; readonly final?: TshyveError };
 
-async function attempt(address: GuestAddress, options: { signal: AbortSignal; hurry?: AbortSignal }): Promise<Outcome> {
+async function attempt(
+  address: GuestAddress,
+  timeoutMs: number,
+  options: { signal: AbortSignal; hurry?: AbortSignal },
+): Promise<Outcome> {
   const { signal, hurry } = options;
   const { Client } = (await import('ssh2')).default;
   return new Promise((resolve) => {
@@ -198,7 +208,7 @@ async function attempt(address: GuestAddress, options: { signal: AbortSignal; hu
       sock: socket,
       username: address.username,
       privateKey: address.privateKey,
-      readyTimeout: ATTEMPT_TIMEOUT_MS,
+      readyTimeout: timeoutMs,
       keepaliveInterval: KEEPALIVE_INTERVAL_MS,
       hostVerifier: (key: Buffer) => {
         hostKey = key.toString('base64');

@@ -58,7 +58,8 @@ export function applyFlags(
 ): void {
   const target = config as unknown as Record<string, FlagValue>;
   for (const { flag, key } of bindings) {
-    const value = values.get(flag.name) ?? listFromEnvironment(flag, env);
+    const given = values.get(flag.name);
+    const value = (Array.isArray(given) && given.length === 0 ? undefined : given) ?? listFromEnvironment(flag, env);
     if (value === undefined) continue;
     const fits =
       flag.kind === 'strings'
@@ -74,7 +75,7 @@ export function applyFlags(
   if (config.SSHUser === '') config.SSHUser = configDefaults.SSHUser;
 }
 
-/** libmachine's clients read all variables but those of lists, and leave a list that was not given out of the map. */
+/** libmachine's clients read all variables but those of lists, and send an empty list, or none, when it was not given. */
 function listFromEnvironment(flag: CreateFlag, env: NodeJS.ProcessEnv): readonly string[] | undefined {
   const text = flag.kind === 'strings' ? (env[flag.envVar] ?? '') : '';
   return text === '' ? undefined : text.split(',');

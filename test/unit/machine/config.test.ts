@@ -77,6 +77,8 @@ describe('create flags', () => {
     const config = { ...configDefaults };
     applyFlags(config, new Map(), env);
     expect(config).toMatchObject({ ExtraDisks: ['100', '/disk.raw'], CPU: configDefaults.CPU });
+    applyFlags(config, new Map([['tshyve-extra-disk', []]]), env);
+    expect(config.ExtraDisks).toHaveLength(2);
     applyFlags(config, new Map([['tshyve-extra-disk', ['5']]]), env);
     expect(config.ExtraDisks).toEqual(['5']);
   });
