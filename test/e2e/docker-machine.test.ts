@@ -156,7 +156,7 @@ describe.skipIf(cannotRun)('the unmodified docker-machine client', () => {
     expect(await runContainer('cat /data/file')).toBe('kept');
   });
 
-  test('a dead supervisor takes QEMU along; ls tells the truth within 2 s; start heals', async () => {
+  test('a dead supervisor takes its machine along; ls tells the truth within 2 s; start heals', async () => {
     process.kill(supervisorPid(), 'SIGKILL');
     await expect.poll(() => requireWorld().processes(), { timeout: 2000 }).toEqual([]);
     const begun = performance.now();
@@ -166,7 +166,12 @@ describe.skipIf(cannotRun)('the unmodified docker-machine client', () => {
   });
 
   test('a dead QEMU is noticed', async () => {
-    const { vmPid } = status();
+    const { vmPid, hypervisor } = status();
+    if (hypervisor === 'native') {
+      // The machine lives in its supervisor: the test above has killed both.
+      expect(vmPid).toBe(0);
+      return;
+    }
     process.kill(vmPid, 'SIGKILL');
     await expect.poll(() => requireWorld().processes(), { timeout: 2000 }).toEqual([]);
     expect(await ok('status', 'm1')).toBe('Stopped');
@@ -202,11 +207,12 @@ describe.skipIf(cannotRun)('the unmodified docker-machine client', () => {
     },
   );
 
-  function status(): { vmPid: number; supervisorPid: number } {
+  function status(): { vmPid: number; supervisorPid: number; hypervisor: string } {
     const [id] = readdirSync(requireWorld().runFolder).filter((name) => /^[0-9a-f]{16}$/.test(name));
     return JSON.parse(readFileSync(join(requireWorld().runFolder, id ?? '', 'status.json'), 'utf8')) as {
       vmPid: number;
       supervisorPid: number;
+      hypervisor: string;
     };
   }
   function supervisorPid(): number {
