@@ -49,10 +49,14 @@ export class Bench {
     };
   }
 
-  async launch(code: Parameters<typeof elf>, options: { restoreFrom?: string; kernel?: string } = {}) {
+  /** @param options.change what the machine has beyond the least */
+  async launch(
+    code: Parameters<typeof elf>,
+    options: { restoreFrom?: string; kernel?: string; change?: (spec: VmSpec) => VmSpec } = {},
+  ) {
     const kernel = options.kernel ?? join(this.folder, `kernel-${String(this.#kernels++)}`);
     if (options.kernel === undefined) writeFileSync(kernel, elf(...code));
-    const spec = this.spec(kernel);
+    const spec = options.change?.(this.spec(kernel)) ?? this.spec(kernel);
     let text = '';
     const log: string[] = [];
     const steps: string[] = [];

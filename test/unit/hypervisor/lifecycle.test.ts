@@ -1,10 +1,13 @@
-import { mkdirSync } from 'node:fs';
+import { once } from 'node:events';
+import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 
 import { afterAll, describe, expect, test } from 'vitest';
 
+import type { VmSpec } from '../../../driver/hypervisor/index.js';
 import { Bench, nativeCannotRun } from './bench.js';
-import { alphabet } from './tiny-guest.js';
+import { alphabet, delay, hang, print, reset } from './tiny-guest.js';
 
 /** What every backend does alike, with a real machine each. */
 describe.each([
@@ -14,6 +17,44 @@ describe.each([
   describe.skipIf(cannotRun)('a machine', () => {
     const bench = new Bench(name);
     afterAll(() => bench.close());
+
+    /** With a disk, and the ports of a machine that serves SSH. */
+    const withDevices = (hostPorts: readonly number[]) => (spec: VmSpec) => {
+      const disk = join(bench.folder, 'disk.img');
+      writeFileSync(disk, '');
+      truncateSync(disk, 1 << 20);
+      return {
+        ...spec,
+        disks: [{ id: 'data', path: disk, readOnly: false }],
+        network: { ...spec.network, forwards: [{ name: 'ssh', guestPort: 22, hostPorts }] },
+      };
+    };
+
+    test('listens at the first host port that is free, also after a restart of the guest, and no longer', async () => {
+      const address = '127.64.99.1';
+      const taken = createServer().listen(0, address);
+      await once(taken, 'listening');
+      const { port } = taken.address() as AddressInfo;
+      try {
+        const { machine, console } = await bench.launch([print('boot\n'), delay(100_000), reset()], {
+          change: withDevices([port, 0]),
+        });
+        const [forward] = machine.forwards;
+        expect(forward).toMatchObject({ name: 'ssh', guestPort: 22, hostAddress: address });
+        expect(forward?.hostPort).not.toBe(port);
+        await expect.poll(console, { timeout: 15_000 }).toMatch(/(boot[^]*){3}/);
+        expect(machine.forwards).toEqual([forward]);
+        expect(await connects(address, forward?.hostPort ?? 0)).toBe(true);
+        await machine.kill();
+        expect(await connects(address, forward?.hostPort ?? 0)).toBe(false);
+        await expect(bench.launch([hang()], { change: withDevices([port]) })).rejects.toMatchObject({
+          kind: 'precondition',
+          message: expect.stringContaining(`${address}:${String(port)}`) as string,
+        });
+      } finally {
+        taken.close();
+      }
+    });
 
     test('pauses, resumes, and ends at once when killed', async () => {
       const { machine, console } = await bench.launch([alphabet(2_000)]);
@@ -46,3 +87,16 @@ describe.each([
     });
   });
 });
+
+function connects(host: string, port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, host);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => {
+      resolve(false);
+    });
+  });
+}

@@ -9,6 +9,7 @@ const HEADERS = NOTE_OFFSET + NOTE;
 const SERIAL = 0x3f8;
 const SERIAL_STATUS = 0x3fd;
 const POWER = 0x600;
+const KEYBOARD = 0x64;
 
 type Code = readonly number[];
 
@@ -20,7 +21,8 @@ const out = (value: number): Code => [0xb0, value, 0xee];
 export const print = (text: string): Code => [...port(SERIAL), ...[...Buffer.from(text)].flatMap((byte) => out(byte))];
 /** Writes to the port that the machine's ACPI tables name (sleep type 5). */
 export const powerOff = (): Code => [...port(POWER), ...out(0x34), ...hang()];
-export const reset = (): Code => [...port(POWER), ...out(0x01), ...hang()];
+/** By the keyboard controller, as every PC does it. */
+export const reset = (): Code => [...port(KEYBOARD), ...out(0xfe), ...hang()];
 /** hlt; jmp $-1 */
 export const hang = (): Code => [0xf4, 0xeb, 0xfd];
 /** mov ecx, n; dec ecx; jnz $-2: two instructions a round */

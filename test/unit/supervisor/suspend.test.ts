@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   appendFileSync,
   mkdirSync,
@@ -100,9 +100,14 @@ class Machine {
       await supervisor.kill().catch(() => undefined);
       await gone;
     }
-    if (this.#mounted) execFileSync('umount', [this.folder]);
+    if (this.#mounted) await unmount(this.folder);
     await this.bench.close();
   }
+}
+
+/** The kernel takes a moment to let go of what an io_uring had open. */
+async function unmount(folder: string): Promise<void> {
+  await expect.poll(() => spawnSync('umount', [folder]).status, { timeout: 10_000 }).toBe(0);
 }
 
 function gone(supervisor: Supervisor): Promise<unknown> {
