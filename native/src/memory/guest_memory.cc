@@ -139,19 +139,30 @@ bool GuestMemory::writeBytes(std::uint64_t address, std::span<const std::byte> d
 
 Result<void> GuestMemory::discard(std::uint64_t address, std::uint64_t length) const {
   const auto range = slice(address, length);
-  if (!range || address % kPageSize != 0 || length % kPageSize != 0) {
+  return discard(range.value_or(std::span<std::byte>()));
+}
+
+Result<void> GuestMemory::discard(std::span<std::byte> range) const {
+  // Regions begin on pages, on both sides.
+  const auto start = reinterpret_cast<std::uintptr_t>(range.data());
+  const bool inside = std::ranges::any_of(regions_, [&](const Region& region) {
+    const auto regionStart = reinterpret_cast<std::uintptr_t>(region.bytes.data());
+    return start >= regionStart && start - regionStart <= region.bytes.size() &&
+           range.size() <= region.bytes.size() - (start - regionStart);
+  });
+  if (!inside || range.empty() || start % kPageSize != 0 || range.size() % kPageSize != 0) {
     return Error{ErrorCode::kGuest, "a range that is not whole pages of guest memory cannot be given back"};
   }
   if (fromFile_ && !fd_) {
     // Dropping the private copy would bring the file's content back.
-    const void* mapped = ::mmap(range->data(), range->size(), PROT_READ | PROT_WRITE,
+    const void* mapped = ::mmap(range.data(), range.size(), PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (mapped == MAP_FAILED) return Error::fromErrno("cannot give guest memory back");
     return {};
   }
   // MADV_REMOVE punches a hole into the memfd; private memory has no file behind it.
   const int advice = fd_ ? MADV_REMOVE : MADV_DONTNEED;
-  if (::madvise(range->data(), range->size(), advice) != 0) return Error::fromErrno("madvise");
+  if (::madvise(range.data(), range.size(), advice) != 0) return Error::fromErrno("madvise");
   return {};
 }
 

@@ -75,6 +75,8 @@ class GuestMemory {
 
   /// Gives pages back to the host; the guest reads zeros there afterwards (balloon, free page reporting).
   Result<void> discard(std::uint64_t address, std::uint64_t length) const;
+  /// The same for a host view from `slice` or a queue.
+  Result<void> discard(std::span<std::byte> range) const;
 
  private:
   GuestMemory() = default;

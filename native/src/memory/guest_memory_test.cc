@@ -43,6 +43,14 @@ TEST_P(GuestMemoryTest, DiscardedPagesReadAsZero) {
   EXPECT_EQ((*memory)->read<std::uint64_t>(0x101000), 0U);
   EXPECT_FALSE((*memory)->discard(0x101001, 0x1000));
   EXPECT_FALSE((*memory)->discard(0x11f000, 0x2000));
+  EXPECT_FALSE((*memory)->discard(0x101000, 0));
+  EXPECT_FALSE((*memory)->discard(0xf000, 0xf1000));
+  ASSERT_TRUE((*memory)->write<std::uint64_t>(0x102000, 7));
+  ASSERT_TRUE((*memory)->discard(*(*memory)->slice(0x102000, 0x1000)));
+  EXPECT_EQ((*memory)->read<std::uint64_t>(0x102000), 0U);
+  std::vector<std::byte> foreign(0x3000);
+  EXPECT_FALSE((*memory)->discard(foreign));
+  EXPECT_FALSE((*memory)->discard((*memory)->slice(0x102000, 0x2000)->subspan(1, 0x1000)));
 }
 
 TEST_P(GuestMemoryTest, TakesItsContentFromAFileAndLeavesThatAlone) {

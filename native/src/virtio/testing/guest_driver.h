@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -9,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/event_fd.h"
 #include "memory/guest_memory.h"
 #include "virtio/device.h"
 #include "virtio/queue.h"
@@ -101,8 +103,8 @@ class RecordingSignals final : public DriverSignals {
   }
   void configChanged() override { configChanges++; }
   void deviceBroken(std::string_view why) override { broken = std::string(why); }
-  int queueKickFd(std::uint16_t) override { return -1; }
-  int queueInterruptFd(std::uint16_t) override { return -1; }
+  int queueKickFd(std::uint16_t queue) override { return event(kicks, queue); }
+  int queueInterruptFd(std::uint16_t queue) override { return event(interruptEvents, queue); }
   [[nodiscard]] std::uint64_t interruptsOf(std::uint16_t queue) const {
     return queue < interrupts.size() ? interrupts[queue] : 0;
   }
@@ -111,6 +113,16 @@ class RecordingSignals final : public DriverSignals {
   std::uint64_t configChanges = 0;
   /// Why, once it has happened.
   std::optional<std::string> broken;
+  /// By queue, once the device has asked for them.
+  std::map<std::uint16_t, EventFd> kicks;
+  std::map<std::uint16_t, EventFd> interruptEvents;
+
+ private:
+  static int event(std::map<std::uint16_t, EventFd>& events, std::uint16_t queue) {
+    auto found = events.find(queue);
+    if (found == events.end()) found = events.emplace(queue, std::move(EventFd::create().value())).first;
+    return found->second.fd();
+  }
 };
 
 /// A device with queues in guest memory and no transport. Give the device a loop without a thread and call the loop's
