@@ -3,7 +3,7 @@
 #include <cstdlib>
 
 #include "virtio/fs/fs_device.h"
-#include "virtio/testing/fuzz_device.h"
+#include "virtio/testing/guest_driver.h"
 
 // All a vhost-user peer can say, in advance: the bytes wait in the socket before the device asks.
 extern "C" int LLVMFuzzerTestOneInput(const unsigned char* data, std::size_t size) {
