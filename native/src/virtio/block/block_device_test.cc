@@ -429,16 +429,20 @@ TEST_P(BlockDeviceTest, AFileThatWasCutIsAnIoError) {
 
 TEST_P(BlockDeviceTest, ResetWaitsForWhatIsUnderWay) {
   make();
+  constexpr std::uint32_t kLength = 64 * 1024;
+  constexpr std::uint32_t kRequests = 30;
   for (int round = 0; round < 20; round++) {
-    const std::uint64_t data = harness->allocator.allocate(64 * 1024);
-    for (int index = 0; index < 30; index++) {
-      const std::uint64_t header = harness->allocator.put(Header{index % 2 == 0 ? kIn : kOut, 0, 0});
-      harness->queue(0).offer({{header, 16, false}, {data, 64 * 1024, index % 2 == 0}, {data, 1, true}});
+    const std::uint64_t data = harness->allocator.allocate(kRequests * (kLength + 1));
+    for (std::uint32_t index = 0; index < kRequests; index++) {
+      const bool reads = index % 2 == 0;
+      const std::uint64_t header = harness->allocator.put(Header{reads ? kIn : kOut, 0, index / 2 * 128});
+      const std::uint64_t own = data + index * (kLength + 1ULL);
+      harness->queue(0).offer({{header, 16, false}, {own, kLength, reads}, {own + kLength, 1, true}});
     }
     harness->notify(0);
     harness->reset();
     // Nothing may reach guest memory any more.
-    auto bytes = harness->memory->slice(data, 64 * 1024);
+    auto bytes = harness->memory->slice(data, kRequests * (kLength + 1));
     std::fill(bytes->begin(), bytes->end(), std::byte{0x55});
     loop->runOnce(std::chrono::milliseconds(1));
     EXPECT_TRUE(std::all_of(bytes->begin(), bytes->end(), [](std::byte value) { return value == std::byte{0x55}; }));
