@@ -16,7 +16,10 @@ constexpr unsigned long kTssAddress = 0xfffbd000;
 /// Inputs of the IO-APIC; message-signalled interrupts get the numbers above.
 constexpr std::uint32_t kIoApicPins = 24;
 constexpr std::uint32_t kPicPins = 16;
-constexpr std::uint32_t kInterruptChips[] = {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC};
+constexpr std::uint32_t kPicMaster = KVM_IRQCHIP_PIC_MASTER;
+constexpr std::uint32_t kPicSlave = KVM_IRQCHIP_PIC_SLAVE;
+constexpr std::uint32_t kIoApicChip = KVM_IRQCHIP_IOAPIC;
+constexpr std::uint32_t kInterruptChips[] = {kPicMaster, kPicSlave, kIoApicChip};
 /// KVM's limit on routes is 4096.
 constexpr std::size_t kMaxMsiRoutes = 2048;
 
@@ -142,7 +145,7 @@ Result<std::unique_ptr<Vm>> Vm::create(const System& system, const GuestMemory& 
 Result<void> Vm::maskPics() {
   // KVM's 8259s begin with every input open, and LINT0 lets them through: an edge on a line of the IO-APIC below 16
   // would arrive a second time, as interrupt 0 to 15. A guest that wants them programs them first.
-  for (const std::uint32_t chip : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE}) {
+  for (const std::uint32_t chip : {kPicMaster, kPicSlave}) {
     kvm_irqchip state{};
     state.chip_id = chip;
     if (ioctlRetry(fd(), KVM_GET_IRQCHIP, &state) < 0) return Error::fromErrno("KVM_GET_IRQCHIP");
@@ -204,8 +207,8 @@ Result<void> Vm::sendRoutes() {
     entries.push_back(entry);
   };
   for (std::uint32_t gsi = 0; gsi < kIoApicPins; gsi++) {
-    if (gsi < kPicPins) pin(gsi, gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, gsi % 8);
-    pin(gsi, KVM_IRQCHIP_IOAPIC, gsi);
+    if (gsi < kPicPins) pin(gsi, gsi < 8 ? kPicMaster : kPicSlave, gsi % 8);
+    pin(gsi, kIoApicChip, gsi);
   }
   for (std::size_t index = 0; index < msiRoutes_.size(); index++) {
     const MsiRoute& route = msiRoutes_[index];
