@@ -16,6 +16,8 @@ export {
   type NetworkSpec,
   type PortForward,
   type PortForwardSpec,
+  type ServiceSpec,
+  type TapNetworkSpec,
   type VmSpec,
   portForwardSchema,
   vmSpecSchema,

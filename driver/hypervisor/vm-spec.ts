@@ -29,27 +29,49 @@ export interface DiskSpec {
   readonly readOnly: boolean;
 }
 
-/** User-mode network: no privilege, the machine is reached at `hostAddress` through forwarded ports. */
-export interface NetworkSpec {
-  readonly mode: 'user';
+/** How the machine's network interface reaches the world. */
+export type NetworkSpec = UserNetworkSpec | TapNetworkSpec;
+
+interface InterfaceSpec {
   /** `aa:bb:cc:dd:ee:ff` */
   readonly mac: string;
   /** DHCP host name the guest is told. */
   readonly hostname: string;
+}
+
+/** User-mode network: no privilege, the machine is reached at `hostAddress` through forwarded ports. */
+export interface UserNetworkSpec extends InterfaceSpec {
+  readonly mode: 'user';
   /** The loopback address that belongs to this machine, e.g. `127.64.3.9`. */
   readonly hostAddress: string;
   readonly forwards: readonly PortForwardSpec[];
 }
 
-export interface PortForwardSpec {
+/** A tap interface on a shared network, where the machine has an address of its own. */
+export interface TapNetworkSpec extends InterfaceSpec {
+  readonly mode: 'tap';
+  /** Name of the shared network. */
+  readonly network: string;
+  /** Name of the tap interface; made by whoever launches the machine. */
+  readonly interface: string;
+  /** What the machine offers at its address. */
+  readonly services: readonly ServiceSpec[];
+  /** Its address, when that is known before it asks for one: a resumed guest asks much later. */
+  readonly address?: string;
+}
+
+export interface ServiceSpec {
   /** `ssh`, `docker`, … unique within the machine. */
   readonly name: string;
   readonly guestPort: number;
+}
+
+export interface PortForwardSpec extends ServiceSpec {
   /** Host ports to try in this order; 0 means "any free port" and belongs last. */
   readonly hostPorts: readonly number[];
 }
 
-/** A forward that is in force. */
+/** Where a service of the machine is reached: a forward that is in force, or the machine's own address and port. */
 export interface PortForward {
   readonly name: string;
   readonly guestPort: number;
@@ -57,7 +79,25 @@ export interface PortForward {
   readonly hostPort: number;
 }
 
-const forwardSpec = v.looseObject({ name: v.string(), guestPort: port(), hostPorts: v.array(port()) });
+const serviceSpec = v.looseObject({ name: v.string(), guestPort: port() });
+const forwardSpec = v.looseObject({ ...serviceSpec.entries, hostPorts: v.array(port()) });
+const interfaceSpec = { mac: v.string(), hostname: v.string() };
+const networkSpec: v.GenericSchema<unknown, NetworkSpec> = v.variant('mode', [
+  v.looseObject({
+    mode: v.literal('user'),
+    ...interfaceSpec,
+    hostAddress: v.string(),
+    forwards: v.array(forwardSpec),
+  }),
+  v.looseObject({
+    mode: v.literal('tap'),
+    ...interfaceSpec,
+    network: v.string(),
+    interface: v.string(),
+    services: v.array(serviceSpec),
+    address: v.exactOptional(v.string()),
+  }),
+]);
 
 /** Parses a spec that came from another process; fields that this version does not know stay in it. */
 export const vmSpecSchema: v.GenericSchema<unknown, VmSpec> = v.looseObject({
@@ -67,13 +107,7 @@ export const vmSpecSchema: v.GenericSchema<unknown, VmSpec> = v.looseObject({
   memoryMiB: v.pipe(v.number(), v.integer(), v.minValue(1)),
   boot: v.looseObject({ kernel: v.string(), initrd: v.string(), commandLine: v.string() }),
   disks: v.array(v.looseObject({ id: v.string(), path: v.string(), readOnly: v.boolean() })),
-  network: v.looseObject({
-    mode: v.literal('user'),
-    mac: v.string(),
-    hostname: v.string(),
-    hostAddress: v.string(),
-    forwards: v.array(forwardSpec),
-  }),
+  network: networkSpec,
 });
 
 /** Parses a forward that came from another process. */

@@ -1,6 +1,7 @@
 import { TshyveError } from '../base/index.js';
 import { type MachineConfig, configDefaults } from './config.js';
 import type { CreateFlag, FlagValue } from './driver.js';
+import { networkChoices } from './network-choice.js';
 
 /** A create flag and the config key it sets. */
 interface FlagBinding {
@@ -20,7 +21,7 @@ const bindings: readonly FlagBinding[] = [
   ),
   text('image-sha256', 'ImageSHA256', 'SHA-256 checksum that the guest image must have, in hex', 'TSHYVE_IMAGE_SHA256'),
   text('hypervisor', 'Hypervisor', 'Hypervisor: auto, native or qemu', 'TSHYVE_HYPERVISOR'),
-  text('network', 'Network', 'Network mode: user', 'TSHYVE_NETWORK'),
+  text('network', 'Network', `Network: ${networkChoices}`, 'TSHYVE_NETWORK'),
   text('cmdline', 'Cmdline', 'Words to append to the kernel command line', 'TSHYVE_CMDLINE'),
   {
     key: 'ExtraDisks',

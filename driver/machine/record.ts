@@ -16,8 +16,8 @@ export interface MachineRecord {
   readonly mac: string;
   /** RFC 4122 text form */
   readonly uuid: string;
-  /** Loopback address of the machine, see network/address. */
-  readonly hostAddress: string;
+  /** Loopback address of a machine on a user-mode network, see network/address. */
+  readonly hostAddress?: string;
   /** The guest's SSH host key seen at first contact, base64 of the SSH wire form. */
   readonly hostKey?: string;
   /** Identity of the ISO that kernel and initrd were taken from, to notice docker-machine's `upgrade`. */
@@ -78,7 +78,7 @@ export function parseRecord(text: string, path: string): MachineRecord {
     complete: fields['complete'] === true,
     mac: text_('mac', /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/),
     uuid: text_('uuid', /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/),
-    hostAddress: text_('hostAddress', /^127(\.[0-9]{1,3}){3}$/),
+    ...(fields['hostAddress'] === undefined ? {} : { hostAddress: text_('hostAddress', /^127(\.[0-9]{1,3}){3}$/) }),
     ...(hostKey === undefined ? {} : { hostKey }),
     ...(isoStamp === undefined ? {} : { isoStamp }),
     ...(boot === undefined ? {} : { boot }),

@@ -9,10 +9,17 @@ import {
   makePrivateDirectory,
   messageOf,
   tshyveHome,
+  within,
   writeFileAtomic,
 } from '../base/index.js';
 import { type GuestSession, contactGuest, createKeyPair, diskSeed, setGuestClock } from '../guest/index.js';
-import { type PortForward, type VmSpec, chooseHypervisor, selectHypervisor } from '../hypervisor/index.js';
+import {
+  type NetworkSpec,
+  type PortForward,
+  type VmSpec,
+  chooseHypervisor,
+  selectHypervisor,
+} from '../hypervisor/index.js';
 import {
   copyImage,
   extractBootFiles,
@@ -21,7 +28,17 @@ import {
   requireSourceFile,
   resolveImage,
 } from '../image/index.js';
-import { claimAddress, dockerPorts, macFor, releaseAddress, sshPorts, uuidFor } from '../network/index.js';
+import {
+  claimAddress,
+  detachTap,
+  dockerPorts,
+  macFor,
+  releaseAddress,
+  requireUp,
+  sshPorts,
+  tapName,
+  uuidFor,
+} from '../network/index.js';
 import {
   type LaunchRequest,
   type MachineReference,
@@ -42,6 +59,7 @@ import type { CreateFlag, Driver, FlagValue, MachineState, Operation } from './d
 import { applyFlags, createFlags } from './flags.js';
 import { type MachineLayout, isClientFile, machineLayout } from './layout.js';
 import { exclusively } from './operation-lock.js';
+import { parseNetworkChoice } from './network-choice.js';
 import { type MachineRecord, readRecord, writeRecord } from './record.js';
 import { requireValid } from './validate.js';
 
@@ -115,6 +133,7 @@ export class TshyveDriver implements Driver {
       hypervisor.probe({ signal: operation.signal }),
       requireSourceFile(source),
       ...config.ExtraDisks.filter((disk) => disk.startsWith('/')).map((disk) => checkDiskImage(disk, operation.signal)),
+      this.#requireNetwork(),
     ]);
     if (!probe.usable) throw new TshyveError('precondition', probe.notes.join(' '));
     for (const note of probe.notes) operation.log.info(note);
@@ -188,6 +207,7 @@ export class TshyveDriver implements Driver {
       if (!TshyveError.is(error, 'not-found')) throw error;
       await (await findSupervisor(this.#reference))?.kill();
     }
+    await this.#leaveNetwork();
     await releaseAddress(layout.directory);
   }
 
@@ -281,12 +301,11 @@ export class TshyveDriver implements Driver {
     await (await findSupervisor(this.#reference))?.kill();
     await this.#deleteFiles();
     try {
-      const hostAddress = await claimAddress(layout.directory);
       const identity = {
         mac: macFor(config.StorePath, config.MachineName),
         uuid: uuidFor(config.StorePath, config.MachineName),
       };
-      const record: MachineRecord = { version: 1, complete: false, ...identity, hostAddress };
+      const record: MachineRecord = { version: 1, complete: false, ...identity };
       await writeRecord(layout.record, record);
       log.info('Preparing disk, keys and guest image');
       const keys = createKeyPair(config.MachineName);
@@ -322,7 +341,7 @@ export class TshyveDriver implements Driver {
   async #startExisting(operation: Operation): Promise<void> {
     const { log, signal } = operation;
     requireValid(this.#config, this.#stored.problems);
-    const record = await this.#installBootFiles(await this.#requireMachine(), signal);
+    const record = await this.#installBootFiles(await this.#withHostAddress(await this.#requireMachine()), signal);
     let supervisor = await findSupervisor(this.#reference);
     const fresh = supervisor === undefined;
     if (supervisor === undefined) {
@@ -336,10 +355,39 @@ export class TshyveDriver implements Driver {
     const session = await this.#awaitGuest(supervisor, operation, fresh);
     await this.#setClock(session, log);
     session.close();
-    const status = await quickStatus(this.#reference);
-    this.#config.IPAddress = record.hostAddress;
-    this.#config.SSHPort = status?.forwards.find((forward) => forward.name === 'ssh')?.hostPort ?? 0;
+    const { hostAddress, hostPort } = await this.#forward('ssh');
+    this.#config.IPAddress = hostAddress;
+    this.#config.SSHPort = hostPort;
     await writeRecord(this.#layout.record, { ...record, complete: true, hostKey: session.hostKey });
+  }
+
+  /** True once it is known where the machine's sshd is reached. */
+  async #isAddressed(): Promise<boolean> {
+    return (await quickStatus(this.#reference))?.forwards.some((forward) => forward.name === 'ssh') === true;
+  }
+
+  #leaseWait(): string {
+    const choice = parseNetworkChoice(this.#config.Network);
+    const network = choice.mode === 'shared' ? choice.network : choice.mode;
+    return `an address of the guest on the network "${network}" ("tshyve network inspect ${network}" shows it)`;
+  }
+
+  async #requireNetwork(): Promise<void> {
+    const choice = parseNetworkChoice(this.#config.Network);
+    if (choice.mode === 'shared') await requireUp(choice.network);
+  }
+
+  /** A supervisor that was killed has left the machine's interface. */
+  async #leaveNetwork(): Promise<void> {
+    const choice = this.#config.Network.startsWith('shared') ? parseNetworkChoice(this.#config.Network) : undefined;
+    if (choice?.mode !== 'shared') return;
+    await detachTap(choice.network, macFor(this.#config.StorePath, this.#config.MachineName));
+  }
+
+  /** On a user-mode network a machine has a loopback address for itself. */
+  async #withHostAddress(record: MachineRecord): Promise<MachineRecord> {
+    if (record.hostAddress !== undefined || parseNetworkChoice(this.#config.Network).mode !== 'user') return record;
+    return { ...record, hostAddress: await claimAddress(this.#layout.directory) };
   }
 
   /** A clock that cannot be set is no reason to keep a running machine from its user. */
@@ -359,19 +407,28 @@ export class TshyveDriver implements Driver {
     const over = new AbortController();
     const hurry = new AbortController();
     const dead = new AbortController();
+    let addressed: () => void = () => undefined;
+    const address = new Promise<void>((resolve) => {
+      addressed = resolve;
+    });
     const watching = supervisor
       .watch((event) => {
         operation.log.debug(`event ${event.name} ${event.argument} after ${String(event.atMs)} ms`);
         const milestone = fresh ? milestones.get(event.name) : undefined;
         if (milestone !== undefined) operation.log.info(milestone);
         if (event.name === 'ssh') hurry.abort();
+        if (event.name === 'lease') addressed();
       }, over.signal)
       .then(() => {
         if (!over.signal.aborted) dead.abort();
       });
     try {
       const signal = AbortSignal.any([operation.signal, dead.signal]);
-      return await this.#contact({ ...operation, signal }, this.#config.BootTimeout * 1000, hurry.signal);
+      const begun = performance.now();
+      const timeoutMs = this.#config.BootTimeout * 1000;
+      if (!(await this.#isAddressed())) await within(address, timeoutMs, this.#leaseWait(), signal);
+      const left = Math.max(timeoutMs - (performance.now() - begun), 1000);
+      return await this.#contact({ ...operation, signal }, left, hurry.signal);
     } catch (error) {
       if (operation.signal.aborted) throw error;
       const reason = dead.signal.aborted
@@ -389,9 +446,10 @@ export class TshyveDriver implements Driver {
 
   async #contact(operation: Operation, timeoutMs: number, hurry?: AbortSignal): Promise<GuestSession> {
     const record = await this.#requireMachine();
+    const { hostAddress, hostPort } = await this.#forward('ssh');
     const address = {
-      host: record.hostAddress,
-      port: await this.getSSHPort(),
+      host: hostAddress,
+      port: hostPort,
       username: this.#config.SSHUser,
       privateKey: await readFile(this.getSSHKeyPath(), 'utf8'),
       hostKey: record.hostKey,
@@ -469,17 +527,8 @@ export class TshyveDriver implements Driver {
         `The saved state of "${this.machineName}" does not fit any more. ${reasons.join(' ')} ${giveUp}`,
       );
     }
-    // Clients know the ports that were in force.
-    const forwards = spec.network.forwards.map((forward) => {
-      const before = saved.forwards.find(({ name }) => name === forward.name);
-      return before === undefined ? forward : { ...forward, hostPorts: [before.hostPort, ...forward.hostPorts] };
-    });
-    return {
-      ...request,
-      hypervisor: saved.hypervisor,
-      spec: { ...spec, network: { ...spec.network, forwards } },
-      resume: true,
-    };
+    const network = asBefore(spec.network, saved.forwards);
+    return { ...request, hypervisor: saved.hypervisor, spec: { ...spec, network }, resume: true };
   }
 
   async #spec(record: MachineRecord): Promise<VmSpec> {
@@ -493,7 +542,6 @@ export class TshyveDriver implements Driver {
         return { id: `extra-${String(index)}`, path, readOnly: false };
       }),
     );
-    const ports = config.RequestedSSHPort > 0 ? [config.RequestedSSHPort] : await sshPorts();
     return {
       name: config.MachineName,
       uuid: record.uuid,
@@ -509,17 +557,26 @@ export class TshyveDriver implements Driver {
         ...extra,
         ...(record.boot?.needsIsoDisk === true ? [{ id: 'image', path: layout.iso, readOnly: true }] : []),
       ],
-      network: {
-        mode: 'user',
-        mac: record.mac,
-        hostname: config.MachineName,
-        hostAddress: record.hostAddress,
-        forwards: [
-          { name: 'ssh', guestPort: 22, hostPorts: ports },
-          { name: 'docker', guestPort: 2376, hostPorts: dockerPorts },
-        ],
-      },
+      network: await this.#network(record),
     };
+  }
+
+  async #network(record: MachineRecord): Promise<NetworkSpec> {
+    const config = this.#config;
+    const nic = { mac: record.mac, hostname: config.MachineName };
+    const services = { ssh: { name: 'ssh', guestPort: 22 }, docker: { name: 'docker', guestPort: 2376 } };
+    const choice = parseNetworkChoice(config.Network);
+    if (choice.mode === 'shared') {
+      const { network } = choice;
+      return { mode: 'tap', ...nic, network, interface: tapName(record.mac), services: Object.values(services) };
+    }
+    if (record.hostAddress === undefined) throw new TshyveError('internal', 'The machine has no loopback address.');
+    const ports = config.RequestedSSHPort > 0 ? [config.RequestedSSHPort] : await sshPorts();
+    const forwards = [
+      { ...services.ssh, hostPorts: ports },
+      { ...services.docker, hostPorts: dockerPorts },
+    ];
+    return { mode: 'user', ...nic, hostAddress: record.hostAddress, forwards };
   }
 
   async #localImage(operation: Operation) {
@@ -536,6 +593,21 @@ export class TshyveDriver implements Driver {
     const names = (await readdir(directory)).filter((name) => !isClientFile(name));
     await Promise.all(names.map((name) => rm(join(directory, name), { recursive: true, force: true })));
   }
+}
+
+/** The network with the ports or the address that clients know from before the machine was suspended. */
+function asBefore(network: NetworkSpec, forwards: readonly PortForward[]): NetworkSpec {
+  if (network.mode === 'tap') {
+    const address = forwards[0]?.hostAddress;
+    return address === undefined ? network : { ...network, address };
+  }
+  return {
+    ...network,
+    forwards: network.forwards.map((forward) => {
+      const before = forwards.find(({ name }) => name === forward.name);
+      return before === undefined ? forward : { ...forward, hostPorts: [before.hostPort, ...forward.hostPorts] };
+    }),
+  };
 }
 
 /** A record that makes the next start look at the ISO again. */

@@ -1,9 +1,10 @@
 import { availableParallelism, totalmem } from 'node:os';
 import { isAbsolute } from 'node:path';
 
-import { TshyveError } from '../base/index.js';
+import { TshyveError, messageOf } from '../base/index.js';
 import { hypervisorNames } from '../hypervisor/index.js';
 import type { MachineConfig } from './config.js';
+import { parseNetworkChoice } from './network-choice.js';
 
 const MAX_CPUS = 64;
 const MIN_MEMORY_MB = 256;
@@ -47,7 +48,11 @@ export function configFindings(config: MachineConfig): string[] {
     config.Hypervisor === 'auto' || (hypervisorNames as readonly string[]).includes(config.Hypervisor),
     `--tshyve-hypervisor is "${config.Hypervisor}": give auto or one of ${hypervisorNames.join(', ')}.`,
   );
-  check(config.Network === 'user', `--tshyve-network is "${config.Network}": the only mode of this version is user.`);
+  try {
+    parseNetworkChoice(config.Network);
+  } catch (error) {
+    findings.push(messageOf(error));
+  }
   check(
     config.Cmdline.length <= MAX_COMMAND_LINE && !/[\0-\x1f\x7f]/.test(config.Cmdline),
     `--tshyve-cmdline must be one line of at most ${String(MAX_COMMAND_LINE)} printable characters.`,

@@ -2,6 +2,14 @@ export { claimAddress, releaseAddress } from './address.js';
 export { macFor, uuidFor } from './identity.js';
 export { dockerPorts, sshPorts } from './ports.js';
 export {
+  type DiscoverOptions,
+  type Lease,
+  type LeaseFile,
+  discoverAddress,
+  parseDnsmasqLeases,
+  readBaseline,
+} from './leases/index.js';
+export {
   NetworkKeeper,
   type NetworkReport,
   type TapRequest,
@@ -14,4 +22,6 @@ export {
   networkPlace,
   readDefinition,
   removeNetwork,
+  requireUp,
+  tapName,
 } from './shared/index.js';

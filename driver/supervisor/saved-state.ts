@@ -85,8 +85,8 @@ export const giveUp =
  */
 export async function writeSavedState(
   machineDirectory: string,
-  vm: Pick<VirtualMachine, 'save' | 'accelerator' | 'forwards'>,
-  facts: Pick<SavedState, 'hypervisor' | 'stateVersion' | 'spec'>,
+  vm: Pick<VirtualMachine, 'save' | 'accelerator'>,
+  facts: Pick<SavedState, 'hypervisor' | 'stateVersion' | 'spec' | 'forwards'>,
 ): Promise<void> {
   const { ready, writing } = folders(machineDirectory);
   await rm(writing, { recursive: true, force: true });
@@ -99,7 +99,6 @@ export async function writeSavedState(
       format: FORMAT,
       accelerator: vm.accelerator,
       processor: processor(),
-      forwards: vm.forwards,
       disks: await diskStamps(facts.spec),
     };
     await writeFileAtomic(join(writing, 'saved.json'), `${JSON.stringify(state, null, 2)}\n`);

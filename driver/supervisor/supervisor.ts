@@ -1,7 +1,14 @@
 import { EventEmitter } from 'node:events';
 
 import { TshyveError, messageOf, sleep, writeFileAtomic } from '../base/index.js';
-import { type Hypervisor, type VirtualMachine, type VmExit, selectHypervisor } from '../hypervisor/index.js';
+import {
+  type Hypervisor,
+  type PortForward,
+  type VirtualMachine,
+  type VmExit,
+  selectHypervisor,
+} from '../hypervisor/index.js';
+import { type Attachment, attach } from './attachment.js';
 import { ConsoleEvents } from './console-events.js';
 import type { SupervisorPlace } from './place.js';
 import { RotatingLog } from './rotating-log.js';
@@ -30,6 +37,9 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   #hypervisor: Hypervisor | undefined;
   #vm: VirtualMachine | undefined;
   #saved = false;
+  #attachment: Attachment | undefined;
+  /** The machine's own address on a shared network; not known at first. */
+  #address = '';
   #exit: VmExit | undefined;
   #guestEvents = { since: 0, count: 0 };
   #writing: Promise<void> = Promise.resolve();
@@ -47,8 +57,8 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   status(): SupervisorStatus {
     return {
       state: this.#state,
-      hostAddress: this.#request.spec.network.hostAddress,
-      forwards: this.#vm?.forwards ?? [],
+      hostAddress: this.#hostAddress(),
+      forwards: this.#forwards(),
       hypervisor: this.#hypervisor?.name ?? this.#request.hypervisor,
       accelerator: this.#vm?.accelerator ?? '',
       supervisorPid: process.pid,
@@ -77,26 +87,34 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     const parser = new ConsoleEvents((name, argument) => {
       if (this.#mayReport()) this.#record(name, argument);
     });
+    const log = { info: this.#log, debug: this.#log };
+    const { spec } = this.#request;
     this.#hypervisor = await selectHypervisor(this.#request.hypervisor);
-    const launch = this.#hypervisor.launch(this.#request.spec, {
+    this.#attachment = await attach(spec.network, spec.name, log);
+    const launch = this.#hypervisor.launch(spec, {
       runDirectory: this.#place.runDirectory,
-      log: { info: this.#log, debug: this.#log },
+      log,
       onConsole: (bytes) => {
         this.#console.write(bytes);
         parser.push(bytes);
       },
       onAddress: (address) => {
-        if (this.#mayReport()) this.#record('lease', address);
+        if (spec.network.mode === 'tap') this.#setAddress(address);
+        else if (this.#mayReport()) this.#record('lease', address);
       },
       ...this.#resumeOptions(),
     });
     const vm = await launch.catch(async (error: unknown) => {
+      await this.#attachment?.detach();
       if (this.#request.resume === true) await returnSavedState(this.#place.machineDirectory);
       throw error;
     });
     this.#vm = vm;
     this.#state = 'running';
     this.#record('launched', vm.accelerator);
+    this.#attachment?.watch((address) => {
+      this.#setAddress(address);
+    });
     // A state from before this boot is worth nothing; one that was resumed is used up.
     if (this.#request.resume === true) this.#record('resumed', '');
     await discardSavedState(this.#place.machineDirectory);
@@ -175,6 +193,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
       hypervisor: hypervisor.name,
       stateVersion,
       spec: this.#request.spec,
+      forwards: this.#forwards(),
     });
   }
 
@@ -187,6 +206,30 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
         await useSavedState(machineDirectory);
       },
     };
+  }
+
+  #hostAddress(): string {
+    const { network } = this.#request.spec;
+    return network.mode === 'user' ? network.hostAddress : this.#address;
+  }
+
+  /** Where the machine's services are reached; none as long as that is not known. */
+  #forwards(): readonly PortForward[] {
+    const { network } = this.#request.spec;
+    if (network.mode === 'user') return this.#vm?.forwards ?? [];
+    if (this.#address === '') return [];
+    return network.services.map(({ name, guestPort }) => {
+      return { name, guestPort, hostAddress: this.#address, hostPort: guestPort };
+    });
+  }
+
+  #setAddress(address: string): void {
+    if (address === this.#address) return;
+    this.#address = address;
+    // Who hears of it looks into the status file next.
+    void this.publish().then(() => {
+      this.#record('lease', address);
+    });
   }
 
   #running(): VirtualMachine {
@@ -212,6 +255,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     this.#record('exited', exit.reason);
     this.#exit = exit;
     this.#log(exit.detail);
+    await this.#attachment?.detach();
     const record = { ...exit, at: new Date().toISOString() };
     await writeFileAtomic(this.#place.lastExit, `${JSON.stringify(record)}\n`).catch(() => undefined);
     await this.#writing;

@@ -11,6 +11,8 @@ const NIC = 0;
  * @throws TshyveError `precondition` that names the ports when none can be bound
  */
 export async function addForwards(machine: NativeMachine, network: NetworkSpec): Promise<PortForward[]> {
+  // Elsewhere the machine has an address of its own.
+  if (network.mode !== 'user') return [];
   const forwards: PortForward[] = [];
   for (const spec of network.forwards) forwards.push(await addForward(machine, network.hostAddress, spec));
   return forwards;

@@ -156,6 +156,7 @@ class NativeVirtualMachine implements VirtualMachine {
 
 /** The spec with the host ports that are in force as the only candidates: clients have been told them. */
 function sameForwards(spec: VmSpec, forwards: readonly PortForward[]): VmSpec {
+  if (spec.network.mode !== 'user') return spec;
   const network = {
     ...spec.network,
     forwards: forwards.map(({ name, guestPort, hostPort }) => ({ name, guestPort, hostPorts: [hostPort] })),

@@ -1,5 +1,5 @@
-import type { VmSpec } from '../vm-spec.js';
-import type { NativeMachineSpec } from './addon.js';
+import type { NetworkSpec, VmSpec } from '../vm-spec.js';
+import type { NativeMachineSpec, NativeNetwork } from './addon.js';
 
 /** More queues than this bring nothing for one file. */
 const MAX_DISK_QUEUES = 4;
@@ -18,10 +18,19 @@ export function nativeSpec(spec: VmSpec): NativeMachineSpec {
       readOnly,
       queues: Math.min(spec.cpus, MAX_DISK_QUEUES),
     })),
-    networks: [{ mac: spec.network.mac, backend: { kind: 'user', hostname: spec.network.hostname } }],
+    networks: [{ mac: spec.network.mac, backend: networkBackend(spec.network) }],
     shares: [],
     balloon: true,
     console: true,
     seccomp: true,
   };
+}
+
+function networkBackend(network: NetworkSpec): NativeNetwork {
+  switch (network.mode) {
+    case 'user':
+      return { kind: 'user', hostname: network.hostname };
+    case 'tap':
+      return { kind: 'tap', interfaceName: network.interface, vhost: true };
+  }
 }

@@ -1,4 +1,4 @@
-import type { VmSpec } from '../vm-spec.js';
+import type { NetworkSpec, VmSpec } from '../vm-spec.js';
 
 export type Accelerator = 'kvm' | 'hvf' | 'tcg';
 
@@ -49,7 +49,7 @@ export function qemuArguments(spec: VmSpec, accelerator: Accelerator, qmpSocket:
   }
   args.push(
     '-netdev',
-    JSON.stringify({ type: 'user', id: 'net0', hostname: spec.network.hostname, restrict: false }),
+    JSON.stringify({ id: 'net0', ...netdev(spec.network) }),
     '-device',
     JSON.stringify({ driver: 'virtio-net-pci', netdev: 'net0', mac: spec.network.mac, romfile: '' }),
   );
@@ -58,6 +58,15 @@ export function qemuArguments(spec: VmSpec, accelerator: Accelerator, qmpSocket:
     args.push('-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny');
   }
   return args;
+}
+
+function netdev(network: NetworkSpec): Record<string, unknown> {
+  switch (network.mode) {
+    case 'user':
+      return { type: 'user', hostname: network.hostname, restrict: false };
+    case 'tap':
+      return { type: 'tap', ifname: network.interface, script: 'no', downscript: 'no' };
+  }
 }
 
 /** In QEMU's own option syntax a doubled comma stands for one. */

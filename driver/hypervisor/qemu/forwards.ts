@@ -12,6 +12,8 @@ const EPHEMERAL_TRIES = 16;
  * @throws TshyveError `precondition` that names the port when no candidate can be bound
  */
 export async function addForwards(qmp: QmpClient, network: NetworkSpec): Promise<PortForward[]> {
+  // Elsewhere the machine has an address of its own.
+  if (network.mode !== 'user') return [];
   const forwards: PortForward[] = [];
   for (const spec of network.forwards) forwards.push(await addForward(qmp, network.hostAddress, spec));
   return forwards;

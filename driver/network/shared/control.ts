@@ -38,6 +38,15 @@ export async function inspectNetwork(name: string): Promise<NetworkReport> {
   return report(definition);
 }
 
+/** @throws TshyveError `precondition` that names the command which brings the network up */
+export async function requireUp(name: string): Promise<void> {
+  if (process.platform !== 'linux') {
+    throw new TshyveError('precondition', 'Shared networks of this version need Linux. Use --tshyve-network user.');
+  }
+  if (await isUp(checkNetworkName(name))) return;
+  throw new TshyveError('precondition', `The network "${name}" is not up: run "sudo tshyve network up ${name}".`);
+}
+
 export async function listNetworks(): Promise<NetworkReport[]> {
   const definitions = await Promise.all((await networkNames()).map((name) => readDefinition(name)));
   return Promise.all(definitions.flatMap((definition) => (definition === undefined ? [] : [report(definition)])));

@@ -192,8 +192,9 @@ describe('a saved state', () => {
     stateVersion: 'QEMU 7.2.0',
     notes: [],
   };
-  const vm = { accelerator: 'tcg', forwards: [], save: () => Promise.resolve() };
-  const save = () => writeSavedState(bench.folder, vm, { hypervisor: 'qemu', stateVersion: 'QEMU 7.2.0', spec });
+  const vm = { accelerator: 'tcg', save: () => Promise.resolve() };
+  const save = () =>
+    writeSavedState(bench.folder, vm, { hypervisor: 'qemu', stateVersion: 'QEMU 7.2.0', spec, forwards: [] });
   const load = async () => {
     const saved = await readSavedState(bench.folder);
     if (saved === undefined) throw new Error('nothing saved');

@@ -1,0 +1,74 @@
+import { type Log, TshyveError, messageOf, sleep } from '../base/index.js';
+import type { NetworkSpec, TapNetworkSpec } from '../hypervisor/index.js';
+import {
+  type Lease,
+  type LeaseFile,
+  attachTap,
+  contains,
+  detachTap,
+  discoverAddress,
+  networkPlace,
+  parseDnsmasqLeases,
+  readBaseline,
+  readDefinition,
+} from '../network/index.js';
+
+/** One look lasts this long; then the next begins, as long as the machine runs. */
+const LOOK_MS = 3_600_000;
+const RETRY_MS = 5_000;
+
+/** What a machine on a shared network needs of the host: its interface, and somebody who learns its address. */
+export interface Attachment {
+  /** Tells each address the machine gets, now and later, until `detach`. */
+  watch(onAddress: (address: string) => void): void;
+  /** Takes the interface away; never rejects. */
+  detach(): Promise<void>;
+}
+
+/**
+ * Attaches a machine to its network, if it has one.
+ * @returns undefined for a machine that needs nothing
+ * @throws TshyveError `precondition` when the network is down or may not be used
+ */
+export async function attach(network: NetworkSpec, machineName: string, log: Log): Promise<Attachment | undefined> {
+  if (network.mode !== 'tap') return undefined;
+  const definition = await readDefinition(network.network);
+  await attachTap({ network: network.network, mac: network.mac, machineName });
+  const files: LeaseFile[] = [{ path: networkPlace(network.network).leases, parse: parseDnsmasqLeases }];
+  // Whatever is in there is of an earlier boot, or of another machine.
+  let before: Lease[] = await readBaseline(files);
+  const over = new AbortController();
+  const onNetwork = (address: string) => definition !== undefined && contains(definition.ipv4, address);
+  const look = async (onAddress: (address: string) => void) => {
+    let known = network.address;
+    if (known !== undefined) onAddress(known);
+    while (!over.signal.aborted) {
+      try {
+        const query = { mac: network.mac, files, before, onNetwork, timeoutMs: LOOK_MS, signal: over.signal };
+        const address = await discoverAddress(query);
+        if (address !== known) onAddress(address);
+        known = address;
+        before = await readBaseline(files);
+      } catch (error) {
+        if (TshyveError.is(error, 'cancelled') || TshyveError.is(error, 'timeout')) continue;
+        log.info(`Leases of the network "${network.network}": ${messageOf(error)}`);
+        await sleep(RETRY_MS, over.signal).catch(() => undefined);
+      }
+    }
+  };
+  return {
+    watch: (onAddress) => void look(onAddress),
+    detach: async () => {
+      over.abort();
+      await leave(network, log);
+    },
+  };
+}
+
+async function leave(network: TapNetworkSpec, log: Log): Promise<void> {
+  try {
+    await detachTap(network.network, network.mac);
+  } catch (error) {
+    log.info(`The interface ${network.interface} stays: ${messageOf(error)}`);
+  }
+}
