@@ -7,6 +7,7 @@
 #include "boot/linux_loader.h"
 #include "machine/snapshot.h"
 #include "virtio/block/block_device.h"
+#include "virtio/fs/fs_device.h"
 #include "virtio/pci_transport.h"
 #include "virtio/rng/rng_device.h"
 #include "virtio/vsock/vsock_device.h"
@@ -98,6 +99,13 @@ std::vector<kvm_cpuid_entry2> toKvm(std::span<const boot::CpuidEntry> entries) {
   return out;
 }
 
+/// Linux reads /dev/console from the console named last.
+bool readsFromHvc(const std::string& commandLine) {
+  constexpr std::string_view kParameter = "console=";
+  const std::size_t last = commandLine.rfind(kParameter);
+  return last != std::string::npos && commandLine.compare(last + kParameter.size(), 3, "hvc") == 0;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config, EventSink sink) {
@@ -119,9 +127,8 @@ KvmMachine::~KvmMachine() {
     stop();
     controlLoop_->stop();
   }
-  // A machine that was never finished still has its devices. Without threads, loops run what is given to them at once.
-  pciRoot_.reset();
-  for (const DeviceLoop& device : loops_) device.loop->stop();
+  // A machine that was never finished still has them. Loops without threads run at once what is given to them.
+  stopDevices();
 }
 
 // --- Assembly ---
@@ -198,7 +205,20 @@ Result<void> KvmMachine::buildPciDevices() {
   // The guest names its disks and interfaces by this order.
   for (std::size_t index = 0; index < config_.disks.size(); index++) TSHYVE_CHECK(addDisk(index));
   for (std::uint32_t index = 0; index < config_.networks.size(); index++) TSHYVE_CHECK(addNetwork(index));
-  TSHYVE_CHECK(addVirtioDevice(std::make_shared<virtio::RngDevice>(*loops_.front().loop)));
+  for (std::size_t index = 0; index < config_.shares.size(); index++) TSHYVE_CHECK(addShare(index));
+  EventLoop& shared = *loops_.front().loop;
+  TSHYVE_CHECK(addVirtioDevice(std::make_shared<virtio::RngDevice>(shared)));
+  if (config_.balloon) {
+    auto balloon = std::make_shared<virtio::BalloonDevice>(shared);
+    balloon_ = balloon.get();
+    TSHYVE_CHECK(addVirtioDevice(std::move(balloon)));
+  }
+  if (config_.console) {
+    auto console = std::make_shared<virtio::ConsoleDevice>(
+        shared, [this](std::string bytes) { sink_(ConsoleOutput{std::move(bytes)}); });
+    if (readsFromHvc(config_.boot.commandLine)) console_ = console.get();
+    TSHYVE_CHECK(addVirtioDevice(std::move(console)));
+  }
   if (config_.vsock) {
     TSHYVE_TRY(EventLoop* const loop, addLoop("vsock", sandbox::Role::kSockets));
     TSHYVE_TRY(std::shared_ptr<virtio::Device> vsock, virtio::VsockDevice::create(*loop, *config_.vsock, logger()));
@@ -211,6 +231,13 @@ Result<void> KvmMachine::addDisk(std::size_t index) {
   TSHYVE_TRY(EventLoop* const loop, addLoop("disk" + std::to_string(index), sandbox::Role::kDevices));
   TSHYVE_TRY(auto disk, virtio::BlockDevice::create(*loop, config_.disks[index], logger()));
   return addVirtioDevice(std::move(disk));
+}
+
+Result<void> KvmMachine::addShare(std::size_t index) {
+  TSHYVE_TRY(EventLoop* const loop, addLoop("share" + std::to_string(index), sandbox::Role::kSockets));
+  const ShareConfig& share = config_.shares[index];
+  TSHYVE_TRY(std::shared_ptr<virtio::Device> device, virtio::FsDevice::create(*loop, share.tag, share.socket));
+  return addVirtioDevice(std::move(device));
 }
 
 Result<void> KvmMachine::addNetwork(std::uint32_t index) {
@@ -231,12 +258,12 @@ Result<void> KvmMachine::addNetwork(std::uint32_t index) {
   };
   TSHYVE_TRY(std::shared_ptr<virtio::NetDevice> device,
              virtio::NetDevice::create(*loop, name, config_.networks[index], std::move(callbacks)));
-  networks_.push_back(device);
+  networks_.push_back(device.get());
   return addVirtioDevice(std::move(device));
 }
 
 Result<virtio::NetDevice*> KvmMachine::network(std::uint32_t index) const {
-  if (index < networks_.size()) return networks_[index].get();
+  if (index < networks_.size()) return networks_[index];
   return Error{ErrorCode::kNotFound, "the machine has no network interface " + std::to_string(index)};
 }
 
@@ -247,6 +274,7 @@ Result<EventLoop*> KvmMachine::addLoop(const std::string& name, sandbox::Role ro
 }
 
 Result<void> KvmMachine::addVirtioDevice(std::shared_ptr<virtio::Device> device) {
+  devices_.push_back(device);
   TSHYVE_TRY(auto transport, virtio::PciTransport::create(*vm_, *memory_, std::move(device), logger()));
   TSHYVE_TRY([[maybe_unused]] const std::uint8_t slot, pciRoot_->addDevice(std::move(transport)));
   return {};
@@ -380,6 +408,18 @@ void KvmMachine::guestEnded(ExitReason reason, std::string detail) {
   controlLoop_->post([this, reason, detail = std::move(detail)] { endNow(reason, detail); });
 }
 
+void KvmMachine::stopDevices() {
+  // Devices finish what is under way: what the guest has flushed is on the disk.
+  pciRoot_.reset();
+  // Devices go after their loops' threads and give back what they hold: disks, addresses, sockets.
+  for (const DeviceLoop& device : loops_) device.loop->stop();
+  if (serial_ != nullptr) serial_->flush();
+  networks_.clear();
+  balloon_ = nullptr;
+  console_ = nullptr;
+  devices_.clear();
+}
+
 void KvmMachine::endNow(ExitReason reason, const std::string& detail) {
   if (state_ == State::kEnded || state_ == State::kUnfinished) return;
   state_ = State::kEnded;
@@ -387,9 +427,7 @@ void KvmMachine::endNow(ExitReason reason, const std::string& detail) {
   // All are told before the first is waited for.
   for (const auto& vcpu : vcpus_) vcpu->requestPause();
   for (const auto& vcpu : vcpus_) vcpu->stop();
-  // Devices finish what is under way: what the guest has flushed is on the disk.
-  pciRoot_.reset();
-  serial_->flush();
+  stopDevices();
   sink_(MachineExited{reason, detail});
 }
 
@@ -401,22 +439,32 @@ Result<void> KvmMachine::pressPowerButton() {
   });
 }
 
-Result<void> KvmMachine::writeConsole(std::span<const std::byte> bytes) { return serial_->receive(bytes); }
+Result<void> KvmMachine::writeConsole(std::span<const std::byte> bytes) {
+  return onControl([&] { return console_ != nullptr ? console_->receive(bytes) : serial_->receive(bytes); });
+}
 
 Result<std::uint16_t> KvmMachine::addForward(std::uint32_t nic, const ForwardConfig& forward) {
-  TSHYVE_TRY(virtio::NetDevice* const device, network(nic));
-  return device->addForward(forward);
+  std::uint16_t port = 0;
+  TSHYVE_CHECK(onControl([&]() -> Result<void> {
+    TSHYVE_TRY(virtio::NetDevice* const device, network(nic));
+    TSHYVE_TRY(port, device->addForward(forward));
+    return {};
+  }));
+  return port;
 }
 
 Result<void> KvmMachine::removeForward(std::uint32_t nic, const ForwardConfig& forward) {
-  TSHYVE_TRY(virtio::NetDevice* const device, network(nic));
-  return device->removeForward(forward);
+  return onControl([&]() -> Result<void> {
+    TSHYVE_TRY(virtio::NetDevice* const device, network(nic));
+    return device->removeForward(forward);
+  });
 }
 
 MachineStatistics KvmMachine::statistics() const {
   MachineStatistics statistics;
   controlLoop_->runSync([&] {
     for (const auto& vcpu : vcpus_) statistics.exits += vcpu->exits();
+    if (balloon_ != nullptr) statistics.balloonBytes = balloon_->actualBytes();
   });
   return statistics;
 }

@@ -21,6 +21,8 @@
 #include "memory/guest_memory.h"
 #include "pci/root.h"
 #include "sandbox/seccomp.h"
+#include "virtio/balloon/balloon_device.h"
+#include "virtio/console/console_device.h"
 #include "virtio/device.h"
 #include "virtio/net/net_device.h"
 
@@ -62,6 +64,7 @@ class KvmMachine final : public Machine {
   Result<void> addDisk(std::size_t index);
   Result<void> addNetwork(std::uint32_t index);
   Result<virtio::NetDevice*> network(std::uint32_t index) const;
+  Result<void> addShare(std::size_t index);
   Result<void> addVirtioDevice(std::shared_ptr<virtio::Device> device);
   Result<void> boot();
   Result<void> restoreState(std::span<const std::byte> state);
@@ -69,6 +72,7 @@ class KvmMachine final : public Machine {
   /// Runs a step of the machine's life on the control loop.
   template <typename Step>
   Result<void> onControl(const Step& step) const;
+  void stopDevices();
   Result<void> startNow();
   Result<void> pauseNow();
   Result<void> resumeNow();
@@ -96,7 +100,11 @@ class KvmMachine final : public Machine {
   std::shared_ptr<Serial> serial_;
   std::shared_ptr<CmosClock> clock_;
   std::unique_ptr<InterruptLine> powerButton_;
-  std::vector<std::shared_ptr<virtio::NetDevice>> networks_;
+  // The control loop's once the machine is built; gone when it has ended.
+  std::vector<std::shared_ptr<virtio::Device>> devices_;
+  std::vector<virtio::NetDevice*> networks_;
+  virtio::BalloonDevice* balloon_ = nullptr;
+  virtio::ConsoleDevice* console_ = nullptr;  // null: console input goes to the serial port
   std::unique_ptr<pci::PciRoot> pciRoot_;
   std::vector<std::unique_ptr<kvm::Vcpu>> unstartedVcpus_;
   std::vector<std::unique_ptr<VcpuThread>> vcpus_;
