@@ -65,6 +65,8 @@ import { requireValid } from './validate.js';
 
 /** How long a guest may take to power off before it is ended by force. */
 const STOP_TIMEOUT_MS = 60_000;
+/** A machine that runs answers at once, but for a host or guest that has much else to do. */
+const SESSION_TIMEOUT_MS = 60_000;
 const CONSOLE_TAIL_LINES = 8;
 /** Boot milestones worth a line of progress. */
 const milestones = new Map([
@@ -270,7 +272,7 @@ export class TshyveDriver implements Driver {
   /** Opens an SSH session to the running machine, its host key checked. */
   async openSession(operation: Operation): Promise<GuestSession> {
     await this.#forward('ssh');
-    return this.#contact(operation, 10_000);
+    return this.#contact(operation, SESSION_TIMEOUT_MS);
   }
 
   /** @throws TshyveError `not-running` */
