@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/io_uring.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include <cstdlib>
@@ -495,6 +497,45 @@ TEST_P(BlockDeviceTest, ASnapshotKnowsTheDisksSize) {
   make();
   StateReader again(writer.data());
   EXPECT_FALSE(device->restore(again));
+}
+
+// A ring's operations pass by every seccomp filter: it must know nothing but transfers on its own file.
+TEST(IoUring, RefusesAllButTheDisksOperations) {
+  const UniqueFd file(::memfd_create("disk", MFD_CLOEXEC));
+  const auto engine = makeIoUringEngine(file.get(), 8);
+  if (!engine) {
+    // This host forbids io_uring; then disks are served by threads.
+    const auto instead = makeIoEngine(file.get(), 8);
+    ASSERT_TRUE(instead);
+    EXPECT_STREQ((*instead)->name(), "threads");
+    return;
+  }
+  // The ring as its thread has it mapped: 8 entries, the offsets of every kernel so far.
+  const int ring = (*engine)->completionFd();
+  void* mapped = ::mmap(nullptr, 8 * sizeof(io_uring_sqe), PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQES);
+  ASSERT_NE(mapped, MAP_FAILED);
+  const std::span<io_uring_sqe> entries(static_cast<io_uring_sqe*>(mapped), 8);
+  char data[8] = {};
+  iovec buffer{data, sizeof data};
+  const auto resultOf = [&](void (*forge)(io_uring_sqe&)) {
+    IoOperation operation{.kind = IoOperation::Kind::kWrite, .buffers = std::span(&buffer, 1)};
+    static std::uint32_t next = 0;
+    (*engine)->submit(operation);
+    forge(entries[next++ % 8]);
+    std::vector<IoOperation*> done;
+    (*engine)->reap(done, true);
+    return operation.result;
+  };
+  EXPECT_EQ(resultOf([](io_uring_sqe&) {}), 8);
+  EXPECT_EQ(resultOf([](io_uring_sqe& entry) { entry.opcode = IORING_OP_OPENAT; }), -EACCES);
+  EXPECT_EQ(resultOf([](io_uring_sqe& entry) { entry.opcode = IORING_OP_SOCKET; }), -EACCES);
+  EXPECT_EQ(resultOf([](io_uring_sqe& entry) {
+              entry.flags = 0;
+              entry.fd = 2;
+            }),
+            -EACCES);
+  EXPECT_EQ(resultOf([](io_uring_sqe&) {}), 8);
+  ::munmap(mapped, 8 * sizeof(io_uring_sqe));
 }
 
 TEST(DiskFile, RefusesWhatIsNoDisk) {
