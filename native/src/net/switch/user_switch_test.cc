@@ -166,7 +166,9 @@ TEST_F(UserSwitchTest, AnswersForMachinesAndTheHost) {
   }
   // An address of another kind: the name exists, and has none.
   sendFrames(*one->backend, {question("two", "", 28)});
-  const auto reply = parseUdpFrame(receive(*one).value());
+  const auto answer = receive(*one);
+  ASSERT_TRUE(answer);
+  const auto reply = parseUdpFrame(*answer);
   ASSERT_TRUE(reply);
   EXPECT_EQ(readBig16(reply->payload, 2) & 0xf, 0);
   EXPECT_EQ(readBig16(reply->payload, 6), 0);
