@@ -12,6 +12,7 @@ constexpr unsigned kEtherTypeIpv4 = 0x0800;
 // RFC 791.
 constexpr std::size_t kIpHeaderSize = 20;
 constexpr std::size_t kIpProtocolOffset = 9;
+constexpr unsigned kProtocolTcp = 6;
 constexpr unsigned kProtocolUdp = 17;
 constexpr unsigned kMoreFragments = 0x2000;
 constexpr unsigned kFragmentOffset = 0x1fff;
@@ -91,6 +92,12 @@ std::optional<Bytes> dhcpPayload(Bytes frame, bool& fromServer) {
   return udp.subspan(kUdpHeaderSize, size - kUdpHeaderSize);
 }
 
+bool isIpv4(Bytes frame, unsigned protocol) {
+  return frame.size() >= kDhcpPeekSize && big16(frame, kTypeOffset) == kEtherTypeIpv4 &&
+         byteAt(frame, kEthernetHeaderSize) >> 4 == 4 &&
+         byteAt(frame, kEthernetHeaderSize + kIpProtocolOffset) == protocol;
+}
+
 /// An address a host can have.
 bool isUnicast(const std::array<std::uint8_t, 4>& address) {
   return address[0] != 0 && address[0] != 127 && address[0] < 224;
@@ -98,11 +105,9 @@ bool isUnicast(const std::array<std::uint8_t, 4>& address) {
 
 }  // namespace
 
-bool mayBeDhcp(Bytes frame) {
-  return frame.size() >= kDhcpPeekSize && big16(frame, kTypeOffset) == kEtherTypeIpv4 &&
-         byteAt(frame, kEthernetHeaderSize) >> 4 == 4 &&
-         byteAt(frame, kEthernetHeaderSize + kIpProtocolOffset) == kProtocolUdp;
-}
+bool mayBeDhcp(Bytes frame) { return isIpv4(frame, kProtocolUdp); }
+
+bool isTcp(Bytes frame) { return isIpv4(frame, kProtocolTcp); }
 
 std::optional<DhcpMessage> parseDhcp(Bytes frame) {
   DhcpMessage message;

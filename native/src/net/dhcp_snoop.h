@@ -34,11 +34,14 @@ struct DhcpMessage {
 
 /// A frame longer than this is not looked at; DHCP messages are at most 576 bytes unless a client asks for more.
 constexpr std::size_t kLongestDhcpFrame = 1518;
-/// Enough of a frame for `mayBeDhcp`.
+/// Enough of a frame for the two questions below.
 constexpr std::size_t kDhcpPeekSize = 24;
 
 /// A cheap look at a frame's first bytes: an IPv4 datagram with UDP in an untagged frame?
 bool mayBeDhcp(std::span<const std::byte> frame);
+
+/// TCP over IPv4: a guest that sends it has an address, from wherever.
+bool isTcp(std::span<const std::byte> frame);
 
 /// @return nothing for everything that is not a whole, well-formed DHCP message on Ethernet: other traffic, VLAN tags,
 /// fragments, BOOTP without a message type

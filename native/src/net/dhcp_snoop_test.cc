@@ -43,6 +43,16 @@ TEST(ParseDhcp, ReadsARequestOfAClient) {
   EXPECT_EQ(message->type, Type::kDiscover);
 }
 
+TEST(ParseDhcp, TellsTcpFromUdp) {
+  Frame frame = acknowledgement();
+  EXPECT_TRUE(mayBeDhcp(frame));
+  EXPECT_FALSE(isTcp(frame));
+  frame[kIp + 9] = std::byte{6};
+  EXPECT_FALSE(mayBeDhcp(frame));
+  EXPECT_TRUE(isTcp(frame));
+  EXPECT_FALSE(isTcp(std::span(frame).first(kDhcpPeekSize - 1)));
+}
+
 TEST(ParseDhcp, IgnoresEthernetPadding) {
   Frame frame = acknowledgement();
   frame.resize(frame.size() + 20, std::byte{53});

@@ -49,7 +49,7 @@ constexpr std::size_t kBudget = 256;
 constexpr std::size_t kSendBatch = 64;
 /// readv(2) takes 1024; a back end adds some of its own.
 constexpr std::size_t kMaxParts = 1000;
-/// A guest with a fixed address never sees a DHCPACK.
+/// A guest with a fixed address never sees a DHCPACK, and may not send TCP either.
 constexpr std::chrono::seconds kHandOverWithoutAddress{30};
 constexpr std::chrono::milliseconds kHandOverSoon{1};
 constexpr std::uint32_t kStateVersion = 1;
@@ -481,6 +481,8 @@ void NetDevice::snoopFromGuest(const net::OutgoingFrame& frame) {
   std::array<std::byte, net::kLongestDhcpFrame> copy;
   const auto peek = std::span(copy).first(std::min(frame.length, net::kDhcpPeekSize));
   net::gather(frame.data, peek);
+  // A fixed address: no acknowledgement will come.
+  if (vhostTimer_ && !handedOver_ && net::isTcp(peek)) vhostTimer_->arm(kHandOverSoon);
   if (!net::mayBeDhcp(peek)) return;
   const auto whole = std::span(copy).first(frame.length);
   net::gather(frame.data, whole);

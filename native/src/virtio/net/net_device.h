@@ -18,9 +18,9 @@ namespace tshyve::virtio {
 
 /// A network interface (Virtual I/O Device 1.2, section 5.1): one pair of queues before a FrameBackend.
 ///
-/// On a tap, vhost-net takes the queues over once the guest has its address, or 30 s after the driver came up: until
-/// then every frame passes here, where a DHCPACK is seen. (A packet socket on the tap would see it too, but takes
-/// CAP_NET_RAW, which a machine has no other use for.)
+/// On a tap, vhost-net takes the queues over once the guest has its address (or sends TCP, or 30 s after the driver
+/// came up): until then every frame passes here, where a DHCPACK is seen. (A packet socket on the tap would see it too,
+/// but takes CAP_NET_RAW, which a machine has no other use for.)
 class NetDevice final : public Device, private net::FrameBackend::Listener {
  public:
   struct Callbacks {

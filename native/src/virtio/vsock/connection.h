@@ -42,6 +42,10 @@ class VsockConnection {
   };
 
   VsockConnection(Key key, UniqueFd socket, State state) : key_(key), socket_(std::move(socket)), state_(state) {}
+  VsockConnection(const VsockConnection&) = delete;
+  VsockConnection& operator=(const VsockConnection&) = delete;
+  /// The watch goes before the socket it watches.
+  ~VsockConnection() { watch.reset(); }
 
   [[nodiscard]] const Key& key() const { return key_; }
   [[nodiscard]] int fd() const { return socket_.get(); }
