@@ -72,6 +72,19 @@ TEST_P(GuestMemoryTest, TakesItsContentFromAFileAndLeavesThatAlone) {
   EXPECT_FALSE(GuestMemory::createFromFile(kExtents, GetParam(), file.get()));
 }
 
+TEST_P(GuestMemoryTest, BeginsOnLargePages) {
+  // An odd mapping in between, so that alignment does not come by chance.
+  for (int round = 0; round < 4; round++) {
+    const void* const odd = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    auto memory = GuestMemory::create(kExtents, GetParam());
+    ASSERT_TRUE(memory);
+    for (const GuestMemory::Region& region : (*memory)->regions()) {
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(region.bytes.data()) % (2 << 20), 0U);
+    }
+    ::munmap(const_cast<void*>(odd), 4096);
+  }
+}
+
 TEST(GuestMemory, RefusesBadExtents) {
   const GuestMemory::Extent overlapping[] = {{0, 0x2000}, {0x1000, 0x1000}};
   EXPECT_FALSE(GuestMemory::create(overlapping, GuestMemory::Backing::kPrivate));
