@@ -20,6 +20,14 @@ if (missing.length > 0) console.warn(`These tests need ${missing.join(', ')}: ru
 /** True where a real part is missing that this machine may do without; CI may not. */
 export const cannotRun = missing.length > 0 && process.env['CI'] !== 'true';
 
+/**
+ * True in the lab machine (test/lab), which interprets its processors: time limits are longer there, and of several tests
+ * that boot machines only those run that meet the hypervisor in different ways.
+ */
+export const inTheLab = process.env['TSHYVE_LAB'] === '1';
+/** A time limit for hardware, in milliseconds, as it is on this host. */
+export const within = (ms: number) => (inTheLab ? ms * 20 : ms);
+
 export interface Result {
   readonly code: number | null;
   readonly out: string;

@@ -7,8 +7,9 @@ case ${1:-} in
 	cat <<EOF
 Usage: test/lab/test.sh [--report FILE] [VITEST ARGUMENT...]
 
-Builds the lab machine if needed, boots it, runs the tests of test/lab/inside in it. --report names the file for
-vitest's JSON report. Further arguments go to vitest, e.g. a file name to run only that, or -t PATTERN.
+Builds the lab machine if needed, boots it, runs in it the tests of test/lab/inside and, on the native core, those of
+test/e2e that drive docker-machine and suspend machines. --report names the file for vitest's JSON report. Further
+arguments go to vitest, e.g. a file name to run only that, or -t PATTERN.
 EOF
 	exit 0
 	;;
@@ -19,11 +20,12 @@ if [ "${1:-}" = --report ]; then
 	report=$2
 	shift 2
 fi
+[ $# -gt 0 ] || set -- test/lab/inside test/e2e/docker-machine.test.ts test/e2e/suspend.test.ts
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 "$here/build.sh"
 code=0
-"$here/run.sh" --results "$results" -- node node_modules/vitest/vitest.mjs run --project lab \
+TSHYVE_HYPERVISOR=native "$here/run.sh" --results "$results" -- node node_modules/vitest/vitest.mjs run --project lab --project e2e \
 	--reporter=default --reporter=json --outputFile.json=/results/report.json "$@" || code=$?
 [ -z "$report" ] || [ ! -e "$results/report.json" ] || cp "$results/report.json" "$report"
 exit $code

@@ -10,7 +10,7 @@ import './lab.js';
 
 /** The guest writes on as many processors as this. */
 const writers = 2;
-const kills = Number(process.env['LAB_KILLS'] ?? 100);
+const kills = Number(process.env['LAB_KILLS'] ?? 25);
 /** Guests at a time. */
 const lanes = 2;
 /** After the first record is durable, within so many milliseconds. */
