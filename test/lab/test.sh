@@ -26,6 +26,6 @@ trap 'rm -rf "$results"' EXIT
 "$here/build.sh"
 code=0
 TSHYVE_HYPERVISOR=native "$here/run.sh" --results "$results" -- node node_modules/vitest/vitest.mjs run --project lab --project e2e \
-	--reporter=default --reporter=json --outputFile.json=/results/report.json "$@" || code=$?
+	--reporter=verbose --reporter=json --outputFile.json=/results/report.json "$@" || code=$?
 [ -z "$report" ] || [ ! -e "$results/report.json" ] || cp "$results/report.json" "$report"
 exit $code
