@@ -57,6 +57,9 @@ step 'format' npm run --silent format:check
 step 'generated code is fresh' node scripts/generate-proto.mjs --check
 step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh test/bench/*.sh test/lab/*.sh test/lab/machine/*.sh
 step 'unit tests' vitest unit
+native=()
+[ "$tier" = full ] || native=(--fast)
+step 'native core' scripts/test-native.sh "${native[@]}" --report "$reports/native.json"
 if [ "$tier" = full ]; then
 	step 'guest image' iso/build.sh
 	step 'image is reproducible' iso/check-reproducible.sh

@@ -287,6 +287,11 @@ Log KvmMachine::logger() const {
 Result<void> KvmMachine::buildVcpus() {
   TSHYVE_TRY(const auto supported, system_.supportedCpuid());
   const auto list = fromKvm(supported);
+  const std::uint32_t addressBits = boot::physicalAddressBits(list);
+  if (addressBits < 64 && layout::pciWindow64(config_.memoryBytes).end() > 1ULL << addressBits) {
+    return Error{ErrorCode::kUnsupported, "this host's CPU has " + std::to_string(addressBits) +
+                                              " address bits, too few for so much memory: give the machine less"};
+  }
   boot::CpuidOptions options;
   options.tscDeadlineTimer = system_.capability(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
   for (std::uint32_t id = 0; id < config_.cpus; id++) {
@@ -473,6 +478,10 @@ MachineStatistics KvmMachine::statistics() const {
 
 Result<void> KvmMachine::saveNow(const std::string& folder) {
   if (state_ != State::kPaused) return Error{ErrorCode::kState, "only a paused machine can be saved"};
+  if (!config_.shares.empty()) {
+    return Error{ErrorCode::kUnsupported,
+                 "a machine with shared folders cannot be saved, as their daemon's open files cannot: stop it instead"};
+  }
   StateWriter writer;
   writer.section("machine", 1);
   writer.put(config_.cpus);

@@ -310,6 +310,29 @@ TEST_F(KvmMachineTest, SignalsInterruptsByMessage) {
   EXPECT_EQ(machine.observer().console(), "entropy\n");
 }
 
+TEST_F(KvmMachineTest, HasAVirtioConsole) {
+  auto config = guest("virtio-console console=hvc0");
+  config.console = true;
+  TestMachine machine(config);
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  ASSERT_TRUE(machine.observer().waitForConsole("listening\n"));
+  constexpr std::string_view kText = "to hvc0\n";
+  ASSERT_TRUE(machine->writeConsole(std::as_bytes(std::span(kText))));
+  machine.expectExit(ExitReason::kShutdown);
+  EXPECT_EQ(machine.observer().console(), "listening\nto hvc0\n");
+}
+
+TEST_F(KvmMachineTest, TakesBackFreePages) {
+  auto config = guest("balloon");
+  config.balloon = true;
+  TestMachine machine(config);
+  ASSERT_TRUE(machine.built());
+  machine.start();
+  ASSERT_TRUE(machine.observer().waitForConsole("balloon\n")) << machine.observer().console();
+  EXPECT_EQ(machine->statistics().balloonBytes, 7U * 4096);
+}
+
 class SnapshotTest : public KvmMachineTest {
  protected:
   SnapshotTest() {

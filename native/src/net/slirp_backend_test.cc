@@ -25,7 +25,6 @@ using Type = DhcpMessage::Type;
 
 constexpr std::uint32_t kGuest = 0x0a00020f;
 constexpr std::uint32_t kHost = 0x0a000202;
-constexpr MacAddress kBroadcast = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
 unsigned big16(const Frame& frame, std::size_t at) {
   return std::to_integer<unsigned>(frame[at]) << 8 | std::to_integer<unsigned>(frame[at + 1]);

@@ -4,7 +4,7 @@
 #include "guest.h"
 #include "virtio.h"
 
-enum { kNetDevice = 1, kBlockDevice = 2, kEntropyDevice = 4 };
+enum { kNetDevice = 1, kBlockDevice = 2, kConsoleDevice = 3, kEntropyDevice = 4, kBalloonDevice = 5 };
 
 static struct Device device;
 static struct Queue queues[2];
@@ -115,4 +115,36 @@ void entropyForEver(void) {
     printNumber(number);
     print("\n");
   }
+}
+
+/* Says back what it hears on a virtio console. */
+void virtioConsole(void) {
+  static char text[64];
+  openDevice(&device, kConsoleDevice, 0);
+  openQueue(&device, 0, &queues[0]);
+  openQueue(&device, 1, &queues[1]);
+  startDevice(&device);
+  describe(&queues[0], 0, text, sizeof text, kDeviceWrites);
+  offer(&queues[0], 0);
+  print("listening\n");
+  const uint32_t length = waitUsed(&queues[0]);
+  describe(&queues[1], 0, text, length, 0);
+  offer(&queues[1], 0);
+  waitUsed(&queues[1]);
+}
+
+/* Reports a page as free, says that it gave up seven, and runs on. */
+void balloon(void) {
+  static volatile uint8_t page[4096] __attribute__((aligned(4096)));
+  for (int at = 0; at < 4096; at++) page[at] = 0xff;
+  openDevice(&device, kBalloonDevice, 1 << 1 /* statistics */ | 1 << 5 /* page reporting */);
+  openQueue(&device, 3, &queues[0]);
+  startDevice(&device);
+  describe(&queues[0], 0, page, sizeof page, kDeviceWrites);
+  offer(&queues[0], 0);
+  waitUsed(&queues[0]);
+  if (page[0] != 0 || page[4095] != 0) fail("the page is still there");
+  *(volatile uint32_t*)(device.config + 4) = 7;
+  print("balloon\n");
+  for (;;) pause();
 }

@@ -256,6 +256,8 @@ void guestMain(const uint8_t* startInfo) {
   if (begins(command, "network")) network();
   if (begins(command, "entropy")) entropy();
   if (begins(command, "entropy-for-ever")) entropyForEver();
+  if (begins(command, "virtio-console")) virtioConsole();
+  if (begins(command, "balloon")) balloon();
   if (begins(command, "spin")) {
     print("spin\n");
     for (;;) pause();

@@ -51,7 +51,7 @@ struct MemoryRegion {
 static_assert(sizeof(MemoryRegion) == 32);
 
 /// Peers answer at once; stopping a ring may wait for requests on a slow disk.
-constexpr std::chrono::seconds kDeadline{10};
+constexpr std::chrono::seconds kDeadline{5};
 
 }  // namespace
 
