@@ -147,6 +147,14 @@ describe.skipIf(cannotRun)('the unmodified docker-machine client', () => {
     expect(await runContainer('cat /data/file')).toBe('kept');
   });
 
+  test('a machine goes on after suspend and start', async () => {
+    const booted = await ok('ssh', 'm1', 'echo here > /dev/shm/file; cat /proc/sys/kernel/random/boot_id');
+    await requireWorld().tshyveOk('suspend', 'm1');
+    expect(await ok('status', 'm1')).toBe('Saved');
+    await ok('start', 'm1');
+    expect(await ok('ssh', 'm1', 'cat /dev/shm/file /proc/sys/kernel/random/boot_id')).toBe(`here\n${booted}`);
+  });
+
   if (!inTheLab) {
     test('restart, regenerate-certs, provision, upgrade', async () => {
       await ok('restart', 'm1');
@@ -156,16 +164,16 @@ describe.skipIf(cannotRun)('the unmodified docker-machine client', () => {
       expect(await ok('status', 'm1')).toBe('Running');
       expect(await runContainer('cat /data/file')).toBe('kept');
     });
-  }
 
-  test('a dead supervisor takes its machine along; ls tells the truth within 2 s; start heals', async () => {
-    process.kill(supervisorPid(), 'SIGKILL');
-    await expect.poll(() => requireWorld().processes(), { timeout: within(2000) }).toEqual([]);
-    const begun = performance.now();
-    expect(await ok('ls')).toMatch(/m1 .* Stopped/);
-    expect(performance.now() - begun).toBeLessThan(within(2000));
-    await ok('start', 'm1');
-  });
+    test('a dead supervisor takes its machine along; ls tells the truth within 2 s; start heals', async () => {
+      process.kill(supervisorPid(), 'SIGKILL');
+      await expect.poll(() => requireWorld().processes(), { timeout: within(2000) }).toEqual([]);
+      const begun = performance.now();
+      expect(await ok('ls')).toMatch(/m1 .* Stopped/);
+      expect(performance.now() - begun).toBeLessThan(within(2000));
+      await ok('start', 'm1');
+    });
+  }
 
   test('a dead QEMU is noticed', async () => {
     const { vmPid, hypervisor } = status();
@@ -188,7 +196,7 @@ describe.skipIf(cannotRun)('the unmodified docker-machine client', () => {
     expect(readdirSync(requireWorld().addresses)).toEqual([]);
   });
 
-  test.each(inTheLab ? [30_000] : [100, 400, 800, 1200, 1600, 2200, 3000, 4500, 7000, 10_000])(
+  test.each(inTheLab ? [] : [100, 400, 800, 1200, 1600, 2200, 3000, 4500, 7000, 10_000])(
     'a client killed after %i ms of create leaves nothing that rm does not clean',
     async (afterMs) => {
       const child: ChildProcess = spawn(

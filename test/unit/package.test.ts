@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -29,6 +29,15 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('the npm pac
 
   test('runs without installing anything', () => {
     expect(tshyve('--version').trim()).toMatch(/^\d+\.\d+\.\d+$/);
+  });
+
+  test('ends quietly when its reader has enough', () => {
+    const script = join(inside, 'dist/tshyve.cjs');
+    const result = spawnSync('sh', ['-c', `"$0" "$1" doctor | head -1`, process.execPath, script], {
+      encoding: 'utf8',
+    });
+    expect(result.stdout).toMatch(/^\S+ +hypervisor/);
+    expect(result.stderr).not.toContain('EPIPE');
   });
 
   test('brings the native core, and what it takes to build it again', () => {
