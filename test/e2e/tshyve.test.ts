@@ -276,7 +276,8 @@ describe.skipIf(cannotRun)('the tshyve command', () => {
     await tshyveOk('start', 't');
     expect(readFileSync(`${log}.1`, 'latin1')).toContain('the end of the old log');
     expect(statSync(`${log}.1`).size).toBeLessThanOrEqual(limit);
-    expect(readFileSync(log, 'latin1')).toContain('tshyve-event: ssh');
+    // SSH may answer before the guest has said so.
+    await expect.poll(() => readFileSync(log, 'latin1'), { timeout: 10_000 }).toContain('tshyve-event: ssh');
     expect(statSync(log).mode & 0o777).toBe(0o600);
   });
 
