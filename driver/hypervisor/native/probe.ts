@@ -1,9 +1,11 @@
+import { availableParallelism, loadavg } from 'node:os';
+
 import { TshyveError, messageOf, sleep } from '../../base/index.js';
 import { type NativeProbe, loadAddon } from './addon.js';
 
 /**
- * A host that is busy enough looks like one that emulates, for some milliseconds: the verdict "too slow" is asked for
- * again after these pauses. It costs such hosts a quarter of a second once per process, others nothing.
+ * A host that is busy enough looks like one that emulates, for some milliseconds: there the verdict "too slow" is asked
+ * for again after these pauses.
  */
 const SECOND_LOOKS_MS = [20, 60, 150] as const;
 
@@ -20,7 +22,7 @@ async function look(): Promise<NativeProbe | { missing: string }> {
     const addon = loadAddon();
     let probe = await addon.probe();
     for (const pause of SECOND_LOOKS_MS) {
-      if (!probe.permitted || probe.hardwareSpeed) break;
+      if (!probe.permitted || probe.hardwareSpeed || !isBusy()) break;
       await sleep(pause);
       const again = await addon.probe();
       if (again.hardwareSpeed || again.instructionsPerSecond > probe.instructionsPerSecond) probe = again;
@@ -30,4 +32,9 @@ async function look(): Promise<NativeProbe | { missing: string }> {
     if (!TshyveError.is(error, 'precondition')) throw error;
     return { missing: messageOf(error) };
   }
+}
+
+/** True when more wants to run than the host has processors for. */
+function isBusy(): boolean {
+  return (loadavg()[0] ?? 0) >= availableParallelism();
 }
