@@ -4,11 +4,13 @@ import { type Server, type Socket, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 
-import { TshyveError, checkSocketPath, codeOf, fileError, within } from '../../base/index.js';
+import { TshyveError, checkSocketPath, codeOf, fileError, sleep, within } from '../../base/index.js';
 import type { QmpClient, QmpEvent } from './qmp.js';
 
 /** Memory goes through at some hundred MB a second. */
 const TIMEOUT_MS = 600_000;
+/** How long the error of a broken stream may come after QEMU's. */
+const LAST_WORDS_MS = 1_000;
 /** QEMU's own limit is made for networks: 128 MiB/s. */
 const UNLIMITED = 2 ** 40;
 
@@ -27,11 +29,15 @@ export async function saveMachine(qmp: QmpClient, runDirectory: string, folder: 
     await allowEvents(qmp);
     await qmp.execute('migrate-set-parameters', { 'max-bandwidth': UNLIMITED });
     const migrated = migrationEnd(qmp);
-    // A stream that breaks ends the migration as well; its error says more.
     migrated.catch(() => undefined);
     await qmp.execute('migrate', { uri: `unix:${path}` });
     const written = connection.then((socket) => writeStream(socket, stateFile(folder)));
-    await within(Promise.all([written, migrated]), TIMEOUT_MS, 'QEMU to save the machine');
+    // A stream that breaks ends the migration as well, and may be heard of later; its error says more.
+    const ended = migrated.catch(async (error: unknown) => {
+      await Promise.race([written, sleep(LAST_WORDS_MS)]);
+      throw error;
+    });
+    await within(Promise.all([written, ended]), TIMEOUT_MS, 'QEMU to save the machine');
   } finally {
     server.close();
     await rm(path, { force: true });
