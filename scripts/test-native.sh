@@ -19,7 +19,7 @@ Usage: scripts/test-native.sh [--fast | --full] [--report FILE] [--fuzz TARGET].
 Builds and tests native/src: formatting, unit tests as built by GCC, by clang with the address and undefined-behaviour
 sanitizers and by clang with the thread sanitizer, line coverage, and every fuzz target for 60 s.
   --fast         formatting and the unit tests as built by GCC
-  --full         fuzzes for 10 minutes each and runs clang-tidy
+  --full         fuzzes for 10 minutes each
   --report FILE  writes the numbers of unit tests as JSON
   --fuzz TARGET  runs nothing but this fuzz target, e.g. queue_fuzz; may be repeated
 FUZZ_SECONDS sets the time per fuzz target, FUZZ_KEEP=1 merges what fuzzers learnt into native/corpus.
@@ -39,7 +39,6 @@ trap 'exit 130' INT TERM
 
 packages=(libgtest-dev libgmock-dev acpica-tools qemu-system-common clang-format)
 [ $tier = fast ] || packages+=(clang libclang-rt-14-dev llvm)
-[ $tier != full ] || packages+=(clang-tidy)
 mapfile -t -O ${#packages[@]} packages < <(native_packages)
 need_packages "${packages[@]}"
 
@@ -126,11 +125,6 @@ if [ $tier != fast ]; then
 	export -f fuzz
 	export native build fuzz_seconds
 	printf '%s\n' "${targets[@]}" | xargs -P 2 -I '{}' bash -c 'fuzz {}'
-fi
-if [ $tier = full ]; then
-	say 'clang-tidy'
-	find "$native/src" -name '*.cc' -not -path '*/napi/*' | sort |
-		xargs -P 2 -n 4 clang-tidy -p "$build/asan" --quiet --warnings-as-errors='*'
 fi
 if [ -n "$report" ]; then
 	printf '{ "numPassedTests": %d, "numFailedTests": 0, "numPendingTests": 0 }\n' "$passed" >"$report"
