@@ -1,6 +1,4 @@
-import { readFile } from 'node:fs/promises';
-
-import { TshyveError, codeOf, fileError, writeFileAtomic } from '../base/index.js';
+import { TshyveError, readTextIfPresent, writeFileAtomic } from '../base/index.js';
 
 const RECORD_VERSION = 1;
 
@@ -28,13 +26,8 @@ export interface MachineRecord {
 
 /** @returns undefined when the machine has none */
 export async function readRecord(path: string): Promise<MachineRecord | undefined> {
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT' || codeOf(error) === 'ENOTDIR') return undefined;
-    throw fileError(`read ${path}`, error);
-  }
+  const text = await readTextIfPresent(path);
+  if (text === undefined) return undefined;
   return parseRecord(text, path);
 }
 

@@ -1,10 +1,17 @@
-import { readFile, rename, rm, stat } from 'node:fs/promises';
+import { rename, rm, stat } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
 
 import * as v from 'valibot';
 
-import { TshyveError, codeOf, exists, fileError, makePrivateDirectory, writeFileAtomic } from '../base/index.js';
+import {
+  TshyveError,
+  exists,
+  fileError,
+  makePrivateDirectory,
+  readTextIfPresent,
+  writeFileAtomic,
+} from '../base/index.js';
 import {
   type HypervisorName,
   type PortForward,
@@ -63,13 +70,8 @@ export async function hasSavedState(machineDirectory: string): Promise<boolean> 
 /** @returns undefined when the machine is not suspended. @throws TshyveError `invalid-config` when it is damaged */
 export async function readSavedState(machineDirectory: string): Promise<SavedState | undefined> {
   const path = join(folders(machineDirectory).ready, 'saved.json');
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT' || codeOf(error) === 'ENOTDIR') return undefined;
-    throw fileError(`read ${path}`, error);
-  }
+  const text = await readTextIfPresent(path);
+  if (text === undefined) return undefined;
   const parsed = v.safeParse(v.pipe(v.string(), v.parseJson(), schema), text);
   if (parsed.success) return parsed.output;
   throw new TshyveError('invalid-config', `${path} is damaged or was written by another version of tshyve. ${giveUp}`);

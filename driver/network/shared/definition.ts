@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
-import { readFile, readdir } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { TshyveError, codeOf, fileError, writeFileAtomic } from '../../base/index.js';
+import { TshyveError, codeOf, fileError, readTextIfPresent, writeFileAtomic } from '../../base/index.js';
 import { type Subnet, formatSubnet, hostAt, parseSubnet } from './subnet.js';
 
 const VERSION = 1;
@@ -100,13 +100,8 @@ export async function writeDefinition(definition: NetworkDefinition): Promise<vo
 /** @returns undefined when there is no such network */
 export async function readDefinition(name: string): Promise<NetworkDefinition | undefined> {
   const path = networkPlace(name).definition;
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT' || codeOf(error) === 'ENOTDIR') return undefined;
-    throw fileError(`read ${path}`, error);
-  }
+  const text = await readTextIfPresent(path);
+  if (text === undefined) return undefined;
   return parseDefinition(text, name, path);
 }
 
