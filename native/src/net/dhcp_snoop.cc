@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "net/udp_frame.h"
+
 namespace tshyve::net {
 namespace {
 
@@ -10,14 +12,9 @@ using Bytes = std::span<const std::byte>;
 constexpr std::size_t kTypeOffset = 12;
 constexpr unsigned kEtherTypeIpv4 = 0x0800;
 // RFC 791.
-constexpr std::size_t kIpHeaderSize = 20;
 constexpr std::size_t kIpProtocolOffset = 9;
 constexpr unsigned kProtocolTcp = 6;
 constexpr unsigned kProtocolUdp = 17;
-constexpr unsigned kMoreFragments = 0x2000;
-constexpr unsigned kFragmentOffset = 0x1fff;
-// RFC 768.
-constexpr std::size_t kUdpHeaderSize = 8;
 constexpr unsigned kServerPort = 67;
 constexpr unsigned kClientPort = 68;
 // RFC 2131, figure 1.
@@ -42,8 +39,6 @@ constexpr unsigned kOptionMessageType = 53;
 constexpr unsigned kOptionEnd = 255;
 
 unsigned byteAt(Bytes bytes, std::size_t offset) { return std::to_integer<unsigned>(bytes[offset]); }
-unsigned big16(Bytes bytes, std::size_t offset) { return byteAt(bytes, offset) << 8 | byteAt(bytes, offset + 1); }
-std::uint32_t big32(Bytes bytes, std::size_t offset) { return big16(bytes, offset) << 16 | big16(bytes, offset + 2); }
 
 struct Options {
   std::optional<unsigned> type;
@@ -64,7 +59,7 @@ bool scanOptions(Bytes field, Options& options) {
     const Bytes value = field.subspan(at, length);
     at += length;
     if (code == kOptionMessageType && length == 1) options.type = byteAt(value, 0);
-    if (code == kOptionLeaseTime && length == 4) options.leaseSeconds = big32(value, 0);
+    if (code == kOptionLeaseTime && length == 4) options.leaseSeconds = readBig32(value, 0);
     if (code == kOptionOverload && length == 1) options.overload = byteAt(value, 0);
   }
   return true;
@@ -72,28 +67,17 @@ bool scanOptions(Bytes field, Options& options) {
 
 /// The UDP payload of an unfragmented datagram between the DHCP ports; nothing otherwise.
 std::optional<Bytes> dhcpPayload(Bytes frame, bool& fromServer) {
-  if (frame.size() > kLongestDhcpFrame || !mayBeDhcp(frame)) return std::nullopt;
-  Bytes ip = frame.subspan(kEthernetHeaderSize);
-  if (ip.size() < kIpHeaderSize) return std::nullopt;
-  const std::size_t headerSize = (byteAt(ip, 0) & 0xf) * std::size_t{4};
-  const std::size_t totalSize = big16(ip, 2);
-  if (headerSize < kIpHeaderSize || totalSize > ip.size() || totalSize < headerSize + kUdpHeaderSize) {
-    return std::nullopt;
-  }
-  if ((big16(ip, 6) & (kMoreFragments | kFragmentOffset)) != 0) return std::nullopt;
-  // Behind the total size comes Ethernet padding.
-  const Bytes udp = ip.subspan(headerSize, totalSize - headerSize);
-  const unsigned source = big16(udp, 0);
-  const unsigned destination = big16(udp, 2);
-  fromServer = source == kServerPort && destination == kClientPort;
-  if (!fromServer && (source != kClientPort || destination != kServerPort)) return std::nullopt;
-  const std::size_t size = big16(udp, 4);
-  if (size < kUdpHeaderSize || size > udp.size()) return std::nullopt;
-  return udp.subspan(kUdpHeaderSize, size - kUdpHeaderSize);
+  if (frame.size() > kLongestDhcpFrame) return std::nullopt;
+  const auto datagram = parseUdpFrame(frame);
+  if (!datagram) return std::nullopt;
+  fromServer = datagram->sourcePort == kServerPort && datagram->destinationPort == kClientPort;
+  const bool fromClient = datagram->sourcePort == kClientPort && datagram->destinationPort == kServerPort;
+  if (!fromServer && !fromClient) return std::nullopt;
+  return datagram->payload;
 }
 
 bool isIpv4(Bytes frame, unsigned protocol) {
-  return frame.size() >= kDhcpPeekSize && big16(frame, kTypeOffset) == kEtherTypeIpv4 &&
+  return frame.size() >= kDhcpPeekSize && readBig16(frame, kTypeOffset) == kEtherTypeIpv4 &&
          byteAt(frame, kEthernetHeaderSize) >> 4 == 4 &&
          byteAt(frame, kEthernetHeaderSize + kIpProtocolOffset) == protocol;
 }
@@ -112,10 +96,11 @@ bool isTcp(Bytes frame) { return isIpv4(frame, kProtocolTcp); }
 std::optional<DhcpMessage> parseDhcp(Bytes frame) {
   DhcpMessage message;
   const auto payload = dhcpPayload(frame, message.fromServer);
-  if (!payload || payload->size() < kOptionsOffset || big32(*payload, kCookieOffset) != kCookie) return std::nullopt;
+  if (!payload || payload->size() < kOptionsOffset || readBig32(*payload, kCookieOffset) != kCookie)
+    return std::nullopt;
   if (byteAt(*payload, 0) != (message.fromServer ? kBootReply : kBootRequest)) return std::nullopt;
   if (byteAt(*payload, 1) != kHardwareEthernet || byteAt(*payload, 2) != message.client.size()) return std::nullopt;
-  message.transaction = big32(*payload, kTransactionOffset);
+  message.transaction = readBig32(*payload, kTransactionOffset);
   for (std::size_t index = 0; index < message.client.size(); index++) {
     message.client[index] = static_cast<std::uint8_t>(byteAt(*payload, kClientHardwareOffset + index));
   }

@@ -41,16 +41,7 @@ enum Option : std::uint8_t {
   kEnd = 255,
 };
 
-enum Type : std::uint8_t {
-  kDiscover = 1,
-  kOffer = 2,
-  kRequest = 3,
-  kDecline = 4,
-  kAcknowledge = 5,
-  kRefuse = 6,
-  kRelease = 7,
-  kInform = 8,
-};
+using Type = DhcpMessage::Type;
 
 Ipv4Address addressAt(Bytes bytes, std::size_t offset) {
   Ipv4Address address{};
@@ -136,20 +127,20 @@ std::optional<std::vector<std::byte>> DhcpServer::answer(Bytes frame) {
   const auto found = reservations_.find(request->client);
   if (found == reservations_.end()) return std::nullopt;
   const Reservation& reservation = found->second;
-  switch (request->type) {
-    case kDiscover:
-      return reply(*request, kOffer, &reservation);
-    case kRequest: {
+  switch (static_cast<Type>(request->type)) {
+    case Type::kDiscover:
+      return reply(*request, Type::kOffer, &reservation);
+    case Type::kRequest: {
       // It has taken another server's offer, which here can only be a mistake of the guest's.
       if (request->server && *request->server != settings_.server) return std::nullopt;
       const Ipv4Address wanted = request->requested.value_or(request->clientAddress);
-      if (wanted != reservation.address) return reply(*request, kRefuse, nullptr);
+      if (wanted != reservation.address) return reply(*request, Type::kRefuse, nullptr);
       if (acknowledged_) acknowledged_(request->client, reservation.address);
-      return reply(*request, kAcknowledge, &reservation);
+      return reply(*request, Type::kAcknowledge, &reservation);
     }
-    case kInform: {
+    case Type::kInform: {
       Reservation settingsOnly{kNone, reservation.hostname};
-      return reply(*request, kAcknowledge, &settingsOnly);
+      return reply(*request, Type::kAcknowledge, &settingsOnly);
     }
     default:
       // Declined or released: its address stays its own.
@@ -157,7 +148,7 @@ std::optional<std::vector<std::byte>> DhcpServer::answer(Bytes frame) {
   }
 }
 
-std::vector<std::byte> DhcpServer::reply(const Request& request, std::uint8_t type,
+std::vector<std::byte> DhcpServer::reply(const Request& request, DhcpMessage::Type type,
                                          const Reservation* reservation) const {
   std::vector<std::byte> payload;
   appendBig32(payload, 0x02010600);
@@ -167,14 +158,14 @@ std::vector<std::byte> DhcpServer::reply(const Request& request, std::uint8_t ty
   const auto putAddress = [&](const Ipv4Address& address) {
     for (const std::uint8_t octet : address) payload.push_back(std::byte{octet});
   };
-  putAddress(type == kAcknowledge ? request.clientAddress : kNone);
+  putAddress(type == Type::kAcknowledge ? request.clientAddress : kNone);
   putAddress(reservation == nullptr ? kNone : reservation->address);
   putAddress(kNone);
   putAddress(kNone);
   for (const std::uint8_t octet : request.client) payload.push_back(std::byte{octet});
   payload.resize(kCookieOffset);
   appendBig32(payload, kCookie);
-  putOption(payload, kMessageType, std::array{type});
+  putOption(payload, kMessageType, std::array{static_cast<std::uint8_t>(type)});
   putOption(payload, kServerIdentifier, settings_.server);
   if (reservation != nullptr) {
     // The answer to DHCPINFORM has no lease.
@@ -202,7 +193,7 @@ std::vector<std::byte> DhcpServer::reply(const Request& request, std::uint8_t ty
   out.destinationMac = request.client;
   out.source = settings_.server;
   // A client that renews listens at its address; one without an address takes what is sent to all.
-  out.destination = type == kAcknowledge && request.clientAddress != kNone ? request.clientAddress : kBroadcast;
+  out.destination = type == Type::kAcknowledge && request.clientAddress != kNone ? request.clientAddress : kBroadcast;
   out.sourcePort = kServerPort;
   out.destinationPort = kClientPort;
   out.payload = payload;

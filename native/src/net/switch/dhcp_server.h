@@ -7,8 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "net/dhcp_snoop.h"
 #include "net/ethernet.h"
-#include "net/switch/udp_frame.h"
+#include "net/udp_frame.h"
 
 namespace tshyve::net {
 
@@ -49,7 +50,7 @@ class DhcpServer {
   };
   struct Request;
   static std::optional<Request> parse(std::span<const std::byte> payload);
-  [[nodiscard]] std::vector<std::byte> reply(const Request& request, std::uint8_t type,
+  [[nodiscard]] std::vector<std::byte> reply(const Request& request, DhcpMessage::Type type,
                                              const Reservation* reservation) const;
 
   const DhcpSettings settings_;

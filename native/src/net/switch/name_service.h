@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "net/switch/udp_frame.h"
+#include "net/udp_frame.h"
 
 namespace tshyve::net {
 

@@ -1,4 +1,4 @@
-#include "net/switch/udp_frame.h"
+#include "net/udp_frame.h"
 
 #include <algorithm>
 
