@@ -1,5 +1,6 @@
 import type { Log } from '../base/index.js';
-import type { PortForward, VmSpec } from './vm-spec.js';
+import type { HostPort } from './forwards.js';
+import type { PortForward, PortForwardSpec, VmSpec } from './vm-spec.js';
 
 /** In the order of preference. */
 export const hypervisorNames = ['native', 'qemu'] as const;
@@ -55,9 +56,14 @@ export interface VirtualMachine {
   /** Process to be found and killed if we die, undefined for an in-process backend. */
   readonly pid: number | undefined;
   readonly accelerator: string;
+  /** In force; none where the machine is not reached through ports of the host. */
   readonly forwards: readonly PortForward[];
   /** Settles when the machine is gone; never rejects. */
   readonly exited: Promise<VmExit>;
+  /** @throws TshyveError `precondition` when no host port can be had, or the machine is not reached through them */
+  addForward(spec: PortForwardSpec): Promise<PortForward>;
+  /** @throws TshyveError `not-found` */
+  removeForward(port: HostPort): Promise<void>;
   /** Presses the ACPI power button; the guest may ignore it. */
   pressPowerButton(): Promise<void>;
   pause(): Promise<void>;

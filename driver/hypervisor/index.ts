@@ -10,16 +10,19 @@ export {
   type VmExit,
   hypervisorNames,
 } from './hypervisor.js';
+export { ADDED, ForwardTable, type HostPort, PUBLISHED, type PortBinder, isAt } from './forwards.js';
 export {
   type DiskSpec,
   type LinuxBoot,
   type NetworkSpec,
   type PortForward,
   type PortForwardSpec,
+  type Protocol,
   type ServiceSpec,
   type TapNetworkSpec,
   type VmSpec,
   portForwardSchema,
+  protocols,
   vmSpecSchema,
 } from './vm-spec.js';
 

@@ -61,7 +61,7 @@ export interface TapNetworkSpec extends InterfaceSpec {
 }
 
 export interface ServiceSpec {
-  /** `ssh`, `docker`, … unique within the machine. */
+  /** `ssh`, `docker`, … or, for ports that have no name of their own, who asked for them. */
   readonly name: string;
   readonly guestPort: number;
 }
@@ -69,7 +69,12 @@ export interface ServiceSpec {
 export interface PortForwardSpec extends ServiceSpec {
   /** Host ports to try in this order; 0 means "any free port" and belongs last. */
   readonly hostPorts: readonly number[];
+  /** TCP when not given. */
+  readonly protocol?: Protocol;
 }
+
+export const protocols = ['tcp', 'udp'] as const;
+export type Protocol = (typeof protocols)[number];
 
 /** Where a service of the machine is reached: a forward that is in force, or the machine's own address and port. */
 export interface PortForward {
@@ -77,10 +82,15 @@ export interface PortForward {
   readonly guestPort: number;
   readonly hostAddress: string;
   readonly hostPort: number;
+  readonly protocol: Protocol;
 }
 
 const serviceSpec = v.looseObject({ name: v.string(), guestPort: port() });
-const forwardSpec = v.looseObject({ ...serviceSpec.entries, hostPorts: v.array(port()) });
+const forwardSpec = v.looseObject({
+  ...serviceSpec.entries,
+  hostPorts: v.array(port()),
+  protocol: v.exactOptional(v.picklist(protocols)),
+});
 const interfaceSpec = { mac: v.string(), hostname: v.string() };
 const networkSpec: v.GenericSchema<unknown, NetworkSpec> = v.variant('mode', [
   v.looseObject({
@@ -116,6 +126,8 @@ export const portForwardSchema: v.GenericSchema<unknown, PortForward> = v.looseO
   guestPort: port(),
   hostAddress: v.string(),
   hostPort: port(),
+  // Not said by earlier versions.
+  protocol: v.optional(v.picklist(protocols), 'tcp'),
 });
 
 function port() {

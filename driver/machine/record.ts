@@ -1,4 +1,7 @@
+import * as v from 'valibot';
+
 import { TshyveError, readTextIfPresent, writeFileAtomic } from '../base/index.js';
+import { type HostPort, protocols } from '../hypervisor/index.js';
 
 const RECORD_VERSION = 1;
 
@@ -16,6 +19,8 @@ export interface MachineRecord {
   readonly uuid: string;
   /** Loopback address of a machine on a user-mode network, see network/address. */
   readonly hostAddress?: string;
+  /** Ports that a user has asked for, beside those that every machine has. */
+  readonly ports?: readonly AddedPort[];
   /** The guest's SSH host key seen at first contact, base64 of the SSH wire form. */
   readonly hostKey?: string;
   /** Identity of the ISO that kernel and initrd were taken from, to notice docker-machine's `upgrade`. */
@@ -23,6 +28,14 @@ export interface MachineRecord {
   /** How the image wants to be booted. */
   readonly boot?: { readonly commandLine: string; readonly needsIsoDisk: boolean; readonly imageVersion?: string };
 }
+
+/** A host port that leads to the machine. */
+export interface AddedPort extends HostPort {
+  readonly guestPort: number;
+}
+
+const portNumber = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(65_535));
+const portsSchema = v.array(v.object({ protocol: v.picklist(protocols), hostPort: portNumber, guestPort: portNumber }));
 
 /** @returns undefined when the machine has none */
 export async function readRecord(path: string): Promise<MachineRecord | undefined> {
@@ -66,12 +79,15 @@ export function parseRecord(text: string, path: string): MachineRecord {
   const hostKey = optional('hostKey');
   const isoStamp = optional('isoStamp');
   const boot = parseBoot(fields['boot']);
+  const ports = v.safeParse(portsSchema, fields['ports'] ?? []);
+  if (!ports.success) throw bad('has no valid "ports"');
   return {
     version: RECORD_VERSION,
     complete: fields['complete'] === true,
     mac: text_('mac', /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/),
     uuid: text_('uuid', /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/),
     ...(fields['hostAddress'] === undefined ? {} : { hostAddress: text_('hostAddress', /^127(\.[0-9]{1,3}){3}$/) }),
+    ...(ports.output.length === 0 ? {} : { ports: ports.output }),
     ...(hostKey === undefined ? {} : { hostKey }),
     ...(isoStamp === undefined ? {} : { isoStamp }),
     ...(boot === undefined ? {} : { boot }),

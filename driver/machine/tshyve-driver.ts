@@ -14,10 +14,13 @@ import {
 } from '../base/index.js';
 import { type GuestSession, contactGuest, createKeyPair, diskSeed, setGuestClock } from '../guest/index.js';
 import {
+  ADDED,
+  type HostPort,
   type NetworkSpec,
   type PortForward,
   type VmSpec,
   chooseHypervisor,
+  isAt,
   selectHypervisor,
 } from '../hypervisor/index.js';
 import {
@@ -60,7 +63,7 @@ import { applyFlags, createFlags } from './flags.js';
 import { type MachineLayout, isClientFile, machineLayout } from './layout.js';
 import { exclusively } from './operation-lock.js';
 import { parseNetworkChoice } from './network-choice.js';
-import { type MachineRecord, readRecord, writeRecord } from './record.js';
+import { type AddedPort, type MachineRecord, readRecord, writeRecord } from './record.js';
 import { requireValid } from './validate.js';
 
 /** How long a guest may take to power off before it is ended by force. */
@@ -267,6 +270,68 @@ export class TshyveDriver implements Driver {
 
   getSSHUsername(): string {
     return this.#config.SSHUser;
+  }
+
+  /** Every port of the host that leads to the machine: those in force, or those that will be once it runs. */
+  async ports(): Promise<readonly (AddedPort & { readonly name: string; readonly hostAddress: string })[]> {
+    const record = await this.#requireMachine();
+    const status = await quickStatus(this.#reference);
+    if (status !== undefined) return status.forwards;
+    return (record.ports ?? []).map((port) => ({ ...port, name: ADDED, hostAddress: record.hostAddress ?? '' }));
+  }
+
+  /**
+   * Leads a port of the machine's host address to it, now and after each start. No-op when it does that already.
+   * @throws TshyveError `precondition` when the port cannot be had, or leads elsewhere
+   */
+  async addPort(operation: Operation, port: AddedPort): Promise<void> {
+    await this.#changePorts(operation, async (known, supervisor) => {
+      const there = known.find((other) => isAt(other, port));
+      if (there?.guestPort === port.guestPort) return known;
+      if (there !== undefined) {
+        throw new TshyveError(
+          'precondition',
+          `Port ${String(port.hostPort)}/${port.protocol} leads to port ${String(there.guestPort)} of the machine. Remove it first: "tshyve port rm ${this.machineName} ${String(port.hostPort)}/${port.protocol}".`,
+        );
+      }
+      await supervisor?.addForward({ name: ADDED, ...port });
+      return [...known, port];
+    });
+  }
+
+  /** @throws TshyveError `not-found` when no user has added it */
+  async removePort(operation: Operation, port: HostPort): Promise<void> {
+    await this.#changePorts(operation, async (known, supervisor) => {
+      if (!known.some((other) => isAt(other, port))) {
+        throw new TshyveError(
+          'not-found',
+          `Port ${String(port.hostPort)}/${port.protocol} was not added to the machine. "tshyve port ls ${this.machineName}" shows those that were.`,
+        );
+      }
+      await supervisor?.removeForward(port).catch((error: unknown) => {
+        // Not bound, for whatever reason: that is what is wanted.
+        if (!TshyveError.is(error, 'not-found')) throw error;
+      });
+      return known.filter((other) => !isAt(other, port));
+    });
+  }
+
+  async #changePorts(
+    operation: Operation,
+    change: (known: readonly AddedPort[], supervisor: SupervisorClient | undefined) => Promise<readonly AddedPort[]>,
+  ): Promise<void> {
+    await this.#requireMachine();
+    if (parseNetworkChoice(this.#config.Network).mode === 'shared') {
+      throw new TshyveError(
+        'precondition',
+        `Machine "${this.machineName}" is on a shared network: all its ports are reached at its own address ("tshyve ip ${this.machineName}").`,
+      );
+    }
+    await exclusively(this.#layout, operation, async () => {
+      const record = await this.#requireMachine();
+      const ports = await change(record.ports ?? [], await findSupervisor(this.#reference));
+      await writeRecord(this.#layout.record, { ...record, ports });
+    });
   }
 
   /** Opens an SSH session to the running machine, its host key checked. */
@@ -577,6 +642,9 @@ export class TshyveDriver implements Driver {
     const forwards = [
       { ...services.ssh, hostPorts: ports },
       { ...services.docker, hostPorts: dockerPorts },
+      ...(record.ports ?? []).map(({ protocol, hostPort, guestPort }) => {
+        return { name: ADDED, protocol, guestPort, hostPorts: [hostPort] };
+      }),
     ];
     return { mode: 'user', ...nic, hostAddress: record.hostAddress, forwards };
   }
@@ -606,6 +674,7 @@ function asBefore(network: NetworkSpec, forwards: readonly PortForward[]): Netwo
   return {
     ...network,
     forwards: network.forwards.map((forward) => {
+      if (forward.name === ADDED) return forward;
       const before = forwards.find(({ name }) => name === forward.name);
       return before === undefined ? forward : { ...forward, hostPorts: [before.hostPort, ...forward.hostPorts] };
     }),

@@ -95,6 +95,16 @@ export class SupervisorClient {
     await this.#left();
   }
 
+  /** @throws TshyveError `precondition` when no port can be had, or the machine is not reached through ports */
+  async addForward(forward: { name: string; protocol: string; hostPort: number; guestPort: number }): Promise<void> {
+    await this.#call((client, how, callback) => client.addForward(forward, ...how, callback));
+  }
+
+  /** @throws TshyveError `not-found` */
+  async removeForward(port: { protocol: string; hostPort: number }): Promise<void> {
+    await this.#call((client, how, callback) => client.removeForward(port, ...how, callback));
+  }
+
   async pause(): Promise<void> {
     await this.#call((client, how, callback) => client.pause({}, ...how, callback));
   }

@@ -1,6 +1,8 @@
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 import type { Socket } from 'node:net';
 
+import { TshyveError } from '../base/index.js';
+import { type Protocol, protocols } from '../hypervisor/index.js';
 import { HealthService, healthMethods, streaming, unary } from '../grpc/index.js';
 import { type Event, type SupervisorServer, SupervisorService } from './generated/supervisor.js';
 import type { Supervisor } from './supervisor.js';
@@ -45,6 +47,13 @@ function supervisorMethods(supervisor: Supervisor): SupervisorServer {
       await supervisor.suspend();
       return {};
     }),
+    addForward: unary(({ name, protocol, hostPort, guestPort }) => {
+      return supervisor.addForward({ name, protocol: parseProtocol(protocol), hostPorts: [hostPort], guestPort });
+    }),
+    removeForward: unary(async ({ protocol, hostPort }) => {
+      await supervisor.removeForward({ protocol: parseProtocol(protocol), hostPort });
+      return {};
+    }),
     watchEvents: streaming((_request, write: (event: Event) => void, signal) => {
       return new Promise((resolve) => {
         const send = (event: MachineEvent) => {
@@ -62,6 +71,13 @@ function supervisorMethods(supervisor: Supervisor): SupervisorServer {
       });
     }),
   };
+}
+
+/** @throws TshyveError `usage` */
+function parseProtocol(text: string): Protocol {
+  const known = protocols.find((protocol) => protocol === text);
+  if (known === undefined) throw new TshyveError('usage', `"${text}" is not tcp or udp.`);
+  return known;
 }
 
 function wireEvent(event: MachineEvent): Event {

@@ -2,8 +2,10 @@ import { EventEmitter } from 'node:events';
 
 import { TshyveError, messageOf, sleep, writeFileAtomic } from '../base/index.js';
 import {
+  type HostPort,
   type Hypervisor,
   type PortForward,
+  type PortForwardSpec,
   type VirtualMachine,
   type VmExit,
   selectHypervisor,
@@ -185,6 +187,19 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     await vm.kill();
   }
 
+  /** @throws TshyveError `not-running`; `precondition` when the port cannot be had */
+  async addForward(spec: PortForwardSpec): Promise<PortForward> {
+    const forward = await this.#running().addForward(spec);
+    await this.publish();
+    return forward;
+  }
+
+  /** @throws TshyveError `not-running`, `not-found` */
+  async removeForward(port: HostPort): Promise<void> {
+    await this.#running().removeForward(port);
+    await this.publish();
+  }
+
   async #save(vm: VirtualMachine): Promise<void> {
     const hypervisor = this.#hypervisor;
     if (hypervisor === undefined) throw new TshyveError('internal', 'A machine runs without a hypervisor.');
@@ -219,7 +234,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     if (network.mode === 'user') return this.#vm?.forwards ?? [];
     if (this.#address === '') return [];
     return network.services.map(({ name, guestPort }) => {
-      return { name, guestPort, hostAddress: this.#address, hostPort: guestPort };
+      return { name, guestPort, hostAddress: this.#address, hostPort: guestPort, protocol: 'tcp' as const };
     });
   }
 

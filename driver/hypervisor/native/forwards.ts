@@ -1,39 +1,33 @@
-import { TshyveError, codeOf, messageOf } from '../../base/index.js';
-import type { NetworkSpec, PortForward, PortForwardSpec } from '../vm-spec.js';
-import type { NativeMachine } from './addon.js';
+import { codeOf } from '../../base/index.js';
+import type { PortBinder } from '../forwards.js';
+import type { PortForward } from '../vm-spec.js';
+import type { NativeForward, NativeMachine } from './addon.js';
+import { nativeError } from './errors.js';
 
 /** The one network interface that VmSpec has. */
 const NIC = 0;
 
-/**
- * Adds the port forwards of a machine. The core itself binds, so nobody can take a port between a test and its use; a
- * port that is taken leads to the next candidate.
- * @throws TshyveError `precondition` that names the ports when none can be bound
- */
-export async function addForwards(machine: NativeMachine, network: NetworkSpec): Promise<PortForward[]> {
-  // Elsewhere the machine has an address of its own.
-  if (network.mode !== 'user') return [];
-  const forwards: PortForward[] = [];
-  for (const spec of network.forwards) forwards.push(await addForward(machine, network.hostAddress, spec));
-  return forwards;
+/** Binds ports by the core's own user network. @param current the machine that runs now */
+export function nativePorts(current: () => NativeMachine): PortBinder {
+  return {
+    bind: async (forward) => {
+      try {
+        return await current().addForward(NIC, nativeForward(forward));
+      } catch (error) {
+        throw nativeError('The native core', error);
+      }
+    },
+    unbind: async (forward) => {
+      try {
+        await current().removeForward(NIC, nativeForward(forward));
+      } catch (error) {
+        // The guest restarts this moment: what it had is gone already.
+        if (codeOf(error) !== 'not-found') throw nativeError('The native core', error);
+      }
+    },
+  };
 }
 
-async function addForward(machine: NativeMachine, hostAddress: string, spec: PortForwardSpec): Promise<PortForward> {
-  const { name, guestPort } = spec;
-  let refusal: unknown;
-  for (const candidate of spec.hostPorts) {
-    try {
-      const hostPort = await machine.addForward(NIC, { hostAddress, hostPort: candidate, guestPort, udp: false });
-      return { name, guestPort, hostAddress, hostPort };
-    } catch (error) {
-      if (codeOf(error) === 'invalid-argument' || codeOf(error) === 'state') throw error;
-      refusal = error;
-    }
-  }
-  const tried = spec.hostPorts.map((port) => (port === 0 ? 'any free port' : String(port))).join(' or ');
-  throw new TshyveError(
-    'precondition',
-    `Cannot forward ${hostAddress}:${tried} to the machine's ${name} port (${messageOf(refusal)}). Stop the program that listens there ("ss -ltnp" names it) or choose another port.`,
-    { cause: refusal },
-  );
+export function nativeForward({ hostAddress, hostPort, guestPort, protocol }: PortForward): NativeForward {
+  return { hostAddress, hostPort, guestPort, udp: protocol === 'udp' };
 }

@@ -1,9 +1,10 @@
 import { TshyveError } from '../../base/index.js';
 import type { LaunchOptions, VirtualMachine, VmExit } from '../hypervisor.js';
-import type { PortForward, VmSpec } from '../vm-spec.js';
+import { ForwardTable, type HostPort, noForwards } from '../forwards.js';
+import type { PortForward, PortForwardSpec, VmSpec } from '../vm-spec.js';
 import type { NativeAddon, NativeEvent, NativeMachine } from './addon.js';
 import { asSentence, nativeError } from './errors.js';
-import { addForwards } from './forwards.js';
+import { nativePorts } from './forwards.js';
 import { nativeSpec } from './spec.js';
 
 /** The guest decides how much the core has to complain about. */
@@ -27,7 +28,7 @@ class NativeVirtualMachine implements VirtualMachine {
   readonly pid = undefined;
   readonly accelerator = 'kvm';
   readonly exited: Promise<VmExit>;
-  forwards: readonly PortForward[] = [];
+  readonly #ports: ForwardTable | undefined;
   readonly #addon: NativeAddon;
   readonly #spec: VmSpec;
   readonly #options: LaunchOptions;
@@ -41,13 +42,43 @@ class NativeVirtualMachine implements VirtualMachine {
     this.#addon = addon;
     this.#spec = spec;
     this.#options = options;
+    const { network } = spec;
+    if (network.mode === 'user') {
+      this.#ports = new ForwardTable(
+        network.hostAddress,
+        nativePorts(() => this.#current()),
+      );
+    }
     this.exited = new Promise((resolve) => {
       this.#resolveExit = resolve;
     });
   }
 
   launch(): Promise<void> {
-    return this.#inTurn(() => this.#build(this.#spec, this.#options));
+    return this.#inTurn(() => this.#build(this.#options));
+  }
+
+  get forwards(): readonly PortForward[] {
+    return this.#ports?.forwards ?? [];
+  }
+
+  addForward(spec: PortForwardSpec): Promise<PortForward> {
+    const add = () => {
+      if (this.#ports === undefined) throw noForwards();
+      return this.#ports.add(spec);
+    };
+    return this.#inTurn(add).catch((error: unknown) => {
+      // The guest restarts this moment, and the core machine that had the interface is gone: the next one takes it.
+      if (TshyveError.is(error, 'not-found')) return this.#inTurn(add);
+      throw error;
+    });
+  }
+
+  removeForward(port: HostPort): Promise<void> {
+    return this.#inTurn(() => {
+      if (this.#ports === undefined) throw noForwards();
+      return this.#ports.remove(port);
+    });
   }
 
   pressPowerButton(): Promise<void> {
@@ -79,11 +110,15 @@ class NativeVirtualMachine implements VirtualMachine {
     return turn;
   }
 
+  #current(): NativeMachine {
+    if (this.#machine === undefined) throw new TshyveError('not-running', 'The machine is not running.');
+    return this.#machine;
+  }
+
   #command(what: string, run: (machine: NativeMachine) => Promise<void>): Promise<void> {
     return this.#inTurn(async () => {
       try {
-        if (this.#machine === undefined) throw new TshyveError('not-running', 'The machine is not running.');
-        await run(this.#machine);
+        await run(this.#current());
       } catch (error) {
         throw nativeError(`Cannot ${what}`, error);
       }
@@ -91,7 +126,7 @@ class NativeVirtualMachine implements VirtualMachine {
   }
 
   /** Makes a core machine and starts it; leaves none behind when that fails. */
-  async #build(spec: VmSpec, options: Pick<LaunchOptions, 'restoreFrom' | 'beforeStart'>): Promise<void> {
+  async #build(options: Pick<LaunchOptions, 'restoreFrom' | 'beforeStart'>): Promise<void> {
     const onEvent = (event: NativeEvent) => {
       this.#onEvent(event);
     };
@@ -99,17 +134,25 @@ class NativeVirtualMachine implements VirtualMachine {
     try {
       machine =
         options.restoreFrom === undefined
-          ? await this.#addon.create(nativeSpec(spec), onEvent)
-          : await this.#addon.restore(nativeSpec(spec), options.restoreFrom, onEvent);
-      this.forwards = await addForwards(machine, spec.network);
-      await options.beforeStart?.();
+          ? await this.#addon.create(nativeSpec(this.#spec), onEvent)
+          : await this.#addon.restore(nativeSpec(this.#spec), options.restoreFrom, onEvent);
       this.#machine = machine;
+      await this.#forward();
+      await options.beforeStart?.();
       await machine.start();
     } catch (error) {
       this.#machine = undefined;
       await machine?.close();
       throw nativeError('The native core did not start the machine', error);
     }
+  }
+
+  /** Those that were asked for, or, after a restart of the guest, those that clients have been told. */
+  async #forward(): Promise<void> {
+    const { network } = this.#spec;
+    if (this.#ports === undefined || network.mode !== 'user') return;
+    if (this.#ports.forwards.length > 0) await this.#ports.renew();
+    else for (const forward of network.forwards) await this.#ports.add(forward);
   }
 
   #onEvent(event: NativeEvent): void {
@@ -139,7 +182,7 @@ class NativeVirtualMachine implements VirtualMachine {
     try {
       await this.#machine?.close();
       this.#machine = undefined;
-      await this.#build(sameForwards(this.#spec, this.forwards), {});
+      await this.#build({});
     } catch (error) {
       await this.#end({ reason: 'crashed', detail: nativeError('The guest cannot restart', error).message });
     }
@@ -152,14 +195,4 @@ class NativeVirtualMachine implements VirtualMachine {
     await machine?.close();
     this.#resolveExit(exit);
   }
-}
-
-/** The spec with the host ports that are in force as the only candidates: clients have been told them. */
-function sameForwards(spec: VmSpec, forwards: readonly PortForward[]): VmSpec {
-  if (spec.network.mode !== 'user') return spec;
-  const network = {
-    ...spec.network,
-    forwards: forwards.map(({ name, guestPort, hostPort }) => ({ name, guestPort, hostPorts: [hostPort] })),
-  };
-  return { ...spec, network };
 }

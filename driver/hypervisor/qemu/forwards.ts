@@ -1,47 +1,55 @@
+import { createSocket } from 'node:dgram';
 import { type AddressInfo, createServer } from 'node:net';
 
 import { TshyveError } from '../../base/index.js';
-import type { NetworkSpec, PortForward, PortForwardSpec } from '../vm-spec.js';
+import type { PortBinder } from '../forwards.js';
+import type { PortForward, Protocol } from '../vm-spec.js';
 import type { QmpClient } from './qmp.js';
 
 const EPHEMERAL_TRIES = 16;
 
-/**
- * Adds the port forwards of a machine. QEMU itself binds, so nobody can take a port between a test and its use; a
- * port that is taken leads to the next candidate.
- * @throws TshyveError `precondition` that names the port when no candidate can be bound
- */
-export async function addForwards(qmp: QmpClient, network: NetworkSpec): Promise<PortForward[]> {
-  // Elsewhere the machine has an address of its own.
-  if (network.mode !== 'user') return [];
-  const forwards: PortForward[] = [];
-  for (const spec of network.forwards) forwards.push(await addForward(qmp, network.hostAddress, spec));
-  return forwards;
+/** Binds ports by QEMU's own user network. */
+export function qemuPorts(qmp: QmpClient): PortBinder {
+  return {
+    bind: async (forward) => {
+      const any = forward.hostPort === 0;
+      let answer = '';
+      for (let attempt = 0; attempt < (any ? EPHEMERAL_TRIES : 1); attempt++) {
+        const hostPort = any ? await freePort(forward.hostAddress, forward.protocol) : forward.hostPort;
+        // The monitor reports success by silence and failure as text.
+        answer = await qmp.monitor(
+          `hostfwd_add net0 ${hostSide({ ...forward, hostPort })}-:${String(forward.guestPort)}`,
+        );
+        if (answer === '') return hostPort;
+      }
+      throw new TshyveError('busy', `QEMU: ${answer}`);
+    },
+    unbind: async (forward) => {
+      const answer = await qmp.monitor(`hostfwd_remove net0 ${hostSide(forward)}`);
+      if (answer.includes('not found') || answer.includes('invalid'))
+        throw new TshyveError('not-found', `QEMU: ${answer}`);
+    },
+  };
 }
 
-async function addForward(qmp: QmpClient, hostAddress: string, spec: PortForwardSpec): Promise<PortForward> {
-  const tried: number[] = [];
-  for (const candidate of spec.hostPorts) {
-    const tries = candidate === 0 ? EPHEMERAL_TRIES : 1;
-    for (let attempt = 0; attempt < tries; attempt++) {
-      const hostPort = candidate === 0 ? await freePort(hostAddress) : candidate;
-      // The monitor reports success by silence and failure as text.
-      const answer = await qmp.monitor(
-        `hostfwd_add net0 tcp:${hostAddress}:${String(hostPort)}-:${String(spec.guestPort)}`,
-      );
-      if (answer === '') return { name: spec.name, guestPort: spec.guestPort, hostAddress, hostPort };
-      tried.push(hostPort);
-    }
-  }
-  throw new TshyveError(
-    'precondition',
-    `Cannot forward ${hostAddress}:${tried.join(' or ')} to the machine's ${spec.name} port: it is taken or not permitted. Stop the program that listens there ("ss -ltnp" names it) or choose another port.`,
-  );
+function hostSide({ protocol, hostAddress, hostPort }: PortForward): string {
+  return `${protocol}:${hostAddress}:${String(hostPort)}`;
 }
 
 /** A port that was free a moment ago. */
-function freePort(hostAddress: string): Promise<number> {
+function freePort(hostAddress: string, protocol: Protocol): Promise<number> {
   return new Promise((resolve, reject) => {
+    if (protocol === 'udp') {
+      const socket = createSocket('udp4');
+      socket.once('error', reject);
+      socket.bind(0, hostAddress, () => {
+        const { port } = socket.address();
+        socket.close(() => {
+          resolve(port);
+        });
+      });
+      return;
+    }
     const server = createServer();
     server.once('error', reject);
     server.listen({ host: hostAddress, port: 0 }, () => {

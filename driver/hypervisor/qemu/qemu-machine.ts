@@ -5,9 +5,10 @@ import { join } from 'node:path';
 
 import { TshyveError, checkSocketPath, codeOf, messageOf, sleep, within } from '../../base/index.js';
 import type { LaunchOptions, VirtualMachine, VmExit } from '../hypervisor.js';
-import type { PortForward, VmSpec } from '../vm-spec.js';
+import { ForwardTable, type HostPort, noForwards } from '../forwards.js';
+import type { PortForward, PortForwardSpec, VmSpec } from '../vm-spec.js';
 import { type Accelerator, qemuArguments } from './arguments.js';
-import { addForwards } from './forwards.js';
+import { qemuPorts } from './forwards.js';
 import { type QmpEvent, QmpClient } from './qmp.js';
 import { restoreMachine, saveMachine } from './snapshot.js';
 
@@ -36,9 +37,10 @@ export async function launchQemu(
       'QEMU to open its control socket',
       options.signal,
     );
-    const machine = new QemuMachine(process_, qmp, accelerator, options.runDirectory);
+    const ports = spec.network.mode === 'user' ? new ForwardTable(spec.network.hostAddress, qemuPorts(qmp)) : undefined;
+    const machine = new QemuMachine(process_, qmp, accelerator, options.runDirectory, ports);
     if (restoreFrom !== undefined) await restoreMachine(qmp, options.runDirectory, restoreFrom);
-    machine.forwards = await addForwards(qmp, spec.network);
+    if (spec.network.mode === 'user') for (const forward of spec.network.forwards) await machine.addForward(forward);
     await options.beforeStart?.();
     await qmp.execute('cont');
     return machine;
@@ -98,14 +100,21 @@ class QemuProcess {
 class QemuMachine implements VirtualMachine {
   readonly accelerator: string;
   readonly exited: Promise<VmExit>;
-  forwards: readonly PortForward[] = [];
+  readonly #ports: ForwardTable | undefined;
   readonly #process: QemuProcess;
   readonly #qmp: QmpClient;
   readonly #runDirectory: string;
   #shutdownReason: string | undefined;
   #killed = false;
 
-  constructor(process_: QemuProcess, qmp: QmpClient, accelerator: string, runDirectory: string) {
+  constructor(
+    process_: QemuProcess,
+    qmp: QmpClient,
+    accelerator: string,
+    runDirectory: string,
+    ports: ForwardTable | undefined,
+  ) {
+    this.#ports = ports;
     this.#runDirectory = runDirectory;
     this.#process = process_;
     this.#qmp = qmp;
@@ -119,6 +128,20 @@ class QemuMachine implements VirtualMachine {
 
   get pid(): number | undefined {
     return this.#process.child.pid;
+  }
+
+  get forwards(): readonly PortForward[] {
+    return this.#ports?.forwards ?? [];
+  }
+
+  async addForward(spec: PortForwardSpec): Promise<PortForward> {
+    if (this.#ports === undefined) throw noForwards();
+    return this.#ports.add(spec);
+  }
+
+  async removeForward(port: HostPort): Promise<void> {
+    if (this.#ports === undefined) throw noForwards();
+    await this.#ports.remove(port);
   }
 
   async pressPowerButton(): Promise<void> {

@@ -45,6 +45,23 @@ export interface PortForward {
   guestPort: number;
   hostAddress: string;
   hostPort: number;
+  /** tcp or udp */
+  protocol: string;
+}
+
+export interface AddForwardRequest {
+  name: string;
+  protocol: string;
+  hostPort: number;
+  guestPort: number;
+}
+
+export interface RemoveForwardRequest {
+  protocol: string;
+  hostPort: number;
+}
+
+export interface RemoveForwardResponse {
 }
 
 export interface Event {
@@ -301,7 +318,7 @@ export const Status: MessageFns<Status> = {
 };
 
 function createBasePortForward(): PortForward {
-  return { name: "", guestPort: 0, hostAddress: "", hostPort: 0 };
+  return { name: "", guestPort: 0, hostAddress: "", hostPort: 0, protocol: "" };
 }
 
 export const PortForward: MessageFns<PortForward> = {
@@ -317,6 +334,9 @@ export const PortForward: MessageFns<PortForward> = {
     }
     if (message.hostPort !== 0) {
       writer.uint32(32).int32(message.hostPort);
+    }
+    if (message.protocol !== "") {
+      writer.uint32(42).string(message.protocol);
     }
     return writer;
   },
@@ -366,6 +386,14 @@ export const PortForward: MessageFns<PortForward> = {
             message.hostPort = reader.int32();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.protocol = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -387,6 +415,208 @@ export const PortForward: MessageFns<PortForward> = {
     message.guestPort = object.guestPort ?? 0;
     message.hostAddress = object.hostAddress ?? "";
     message.hostPort = object.hostPort ?? 0;
+    message.protocol = object.protocol ?? "";
+    return message;
+  },
+};
+
+function createBaseAddForwardRequest(): AddForwardRequest {
+  return { name: "", protocol: "", hostPort: 0, guestPort: 0 };
+}
+
+export const AddForwardRequest: MessageFns<AddForwardRequest> = {
+  encode(message: AddForwardRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.protocol !== "") {
+      writer.uint32(18).string(message.protocol);
+    }
+    if (message.hostPort !== 0) {
+      writer.uint32(24).int32(message.hostPort);
+    }
+    if (message.guestPort !== 0) {
+      writer.uint32(32).int32(message.guestPort);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AddForwardRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAddForwardRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.protocol = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.hostPort = reader.int32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.guestPort = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<AddForwardRequest>, I>>(base?: I): AddForwardRequest {
+    return AddForwardRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<AddForwardRequest>, I>>(object: I): AddForwardRequest {
+    const message = createBaseAddForwardRequest();
+    message.name = object.name ?? "";
+    message.protocol = object.protocol ?? "";
+    message.hostPort = object.hostPort ?? 0;
+    message.guestPort = object.guestPort ?? 0;
+    return message;
+  },
+};
+
+function createBaseRemoveForwardRequest(): RemoveForwardRequest {
+  return { protocol: "", hostPort: 0 };
+}
+
+export const RemoveForwardRequest: MessageFns<RemoveForwardRequest> = {
+  encode(message: RemoveForwardRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.protocol !== "") {
+      writer.uint32(10).string(message.protocol);
+    }
+    if (message.hostPort !== 0) {
+      writer.uint32(16).int32(message.hostPort);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RemoveForwardRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRemoveForwardRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.protocol = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.hostPort = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RemoveForwardRequest>, I>>(base?: I): RemoveForwardRequest {
+    return RemoveForwardRequest.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RemoveForwardRequest>, I>>(object: I): RemoveForwardRequest {
+    const message = createBaseRemoveForwardRequest();
+    message.protocol = object.protocol ?? "";
+    message.hostPort = object.hostPort ?? 0;
+    return message;
+  },
+};
+
+function createBaseRemoveForwardResponse(): RemoveForwardResponse {
+  return {};
+}
+
+export const RemoveForwardResponse: MessageFns<RemoveForwardResponse> = {
+  encode(_: RemoveForwardResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RemoveForwardResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRemoveForwardResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create<I extends Exact<DeepPartial<RemoveForwardResponse>, I>>(base?: I): RemoveForwardResponse {
+    return RemoveForwardResponse.fromPartial(base ?? ({} as any));
+  },
+  fromPartial<I extends Exact<DeepPartial<RemoveForwardResponse>, I>>(_: I): RemoveForwardResponse {
+    const message = createBaseRemoveForwardResponse();
     return message;
   },
 };
@@ -1032,6 +1262,26 @@ export const SupervisorService = {
     responseSerialize: (value: SuspendResponse): Buffer => Buffer.from(SuspendResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): SuspendResponse => SuspendResponse.decode(value),
   },
+  /** Leads a host port to the running machine. */
+  addForward: {
+    path: "/tshyve.supervisor.v1.Supervisor/AddForward" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: AddForwardRequest): Buffer => Buffer.from(AddForwardRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): AddForwardRequest => AddForwardRequest.decode(value),
+    responseSerialize: (value: PortForward): Buffer => Buffer.from(PortForward.encode(value).finish()),
+    responseDeserialize: (value: Buffer): PortForward => PortForward.decode(value),
+  },
+  removeForward: {
+    path: "/tshyve.supervisor.v1.Supervisor/RemoveForward" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: RemoveForwardRequest): Buffer => Buffer.from(RemoveForwardRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): RemoveForwardRequest => RemoveForwardRequest.decode(value),
+    responseSerialize: (value: RemoveForwardResponse): Buffer =>
+      Buffer.from(RemoveForwardResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): RemoveForwardResponse => RemoveForwardResponse.decode(value),
+  },
   /** All events so far, then each new one as it happens. Ends with the machine. */
   watchEvents: {
     path: "/tshyve.supervisor.v1.Supervisor/WatchEvents" as const,
@@ -1057,6 +1307,9 @@ export interface SupervisorServer extends UntypedServiceImplementation {
    * can go on from there. A failure leaves the machine running.
    */
   suspend: handleUnaryCall<SuspendRequest, SuspendResponse>;
+  /** Leads a host port to the running machine. */
+  addForward: handleUnaryCall<AddForwardRequest, PortForward>;
+  removeForward: handleUnaryCall<RemoveForwardRequest, RemoveForwardResponse>;
   /** All events so far, then each new one as it happens. Ends with the machine. */
   watchEvents: handleServerStreamingCall<WatchEventsRequest, Event>;
 }
@@ -1151,6 +1404,37 @@ export interface SupervisorClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: SuspendResponse) => void,
+  ): ClientUnaryCall;
+  /** Leads a host port to the running machine. */
+  addForward(
+    request: AddForwardRequest,
+    callback: (error: ServiceError | null, response: PortForward) => void,
+  ): ClientUnaryCall;
+  addForward(
+    request: AddForwardRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: PortForward) => void,
+  ): ClientUnaryCall;
+  addForward(
+    request: AddForwardRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: PortForward) => void,
+  ): ClientUnaryCall;
+  removeForward(
+    request: RemoveForwardRequest,
+    callback: (error: ServiceError | null, response: RemoveForwardResponse) => void,
+  ): ClientUnaryCall;
+  removeForward(
+    request: RemoveForwardRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: RemoveForwardResponse) => void,
+  ): ClientUnaryCall;
+  removeForward(
+    request: RemoveForwardRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: RemoveForwardResponse) => void,
   ): ClientUnaryCall;
   /** All events so far, then each new one as it happens. Ends with the machine. */
   watchEvents(request: WatchEventsRequest, options?: Partial<CallOptions>): ClientReadableStream<Event>;

@@ -57,6 +57,34 @@ describe.each([
       }
     });
 
+    test('ports are added and removed while it runs, and survive a restart of the guest', async () => {
+      const address = '127.64.99.1';
+      const { machine, console } = await bench.launch([print('boot\n'), delay(100_000), reset()], {
+        change: withDevices([0]),
+      });
+      const port = await freePort(address);
+      const added = await machine.addForward({ name: 'added', guestPort: 80, hostPorts: [port] });
+      expect(added).toEqual({ name: 'added', guestPort: 80, hostAddress: address, hostPort: port, protocol: 'tcp' });
+      const udp = await machine.addForward({ name: 'added', guestPort: 53, hostPorts: [port], protocol: 'udp' });
+      expect(udp).toMatchObject({ hostPort: port, protocol: 'udp' });
+      expect(machine.forwards.map(({ name }) => name)).toEqual(['ssh', 'added', 'added']);
+      const clash = machine.addForward({ name: 'added', guestPort: 81, hostPorts: [port] });
+      await expect(clash).rejects.toMatchObject({
+        kind: 'precondition',
+        message: expect.stringContaining(`${address}:${String(port)}`) as string,
+      });
+      await expect.poll(console, { timeout: 15_000 }).toMatch(/(boot[^]*){3}/);
+      await expect.poll(() => connects(address, port), { timeout: 15_000 }).toBe(true);
+      await machine.removeForward({ protocol: 'udp', hostPort: port });
+      await machine.removeForward({ protocol: 'tcp', hostPort: port });
+      expect(machine.forwards.map(({ name }) => name)).toEqual(['ssh']);
+      expect(await connects(address, port)).toBe(false);
+      await expect(machine.removeForward({ protocol: 'tcp', hostPort: port })).rejects.toMatchObject({
+        kind: 'not-found',
+      });
+      await machine.kill();
+    });
+
     test('pauses, resumes, and ends at once when killed', async () => {
       const { machine, console } = await bench.launch([alphabet(2_000)]);
       await expect.poll(console, { timeout: 15_000 }).toContain('abc');
@@ -94,6 +122,14 @@ describe.each([
     });
   });
 });
+
+async function freePort(host: string): Promise<number> {
+  const server = createServer().listen(0, host);
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  return port;
+}
 
 function connects(host: string, port: number): Promise<boolean> {
   return new Promise((resolve) => {

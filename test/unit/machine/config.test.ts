@@ -125,6 +125,8 @@ describe('tshyve.json', () => {
   };
   test('survives', () => {
     expect(parseRecord(JSON.stringify(good), 'r')).toEqual(good);
+    const ports = [{ protocol: 'udp', hostPort: 5353, guestPort: 53 }];
+    expect(parseRecord(JSON.stringify({ ...good, ports }), 'r')).toEqual({ ...good, ports });
   });
   test.each([
     ['{', 'not valid JSON'],
@@ -132,6 +134,8 @@ describe('tshyve.json', () => {
     [JSON.stringify({ ...good, mac: 'x' }), '"mac"'],
     [JSON.stringify({ ...good, hostAddress: '8.8.8.8' }), '"hostAddress"'],
     [JSON.stringify({ ...good, version: 9 }), 'newer tshyve'],
+    [JSON.stringify({ ...good, ports: [{ protocol: 'tcp', hostPort: 0, guestPort: 80 }] }), '"ports"'],
+    [JSON.stringify({ ...good, ports: 80 }), '"ports"'],
   ])('%s is refused', (text, words) => {
     expect(() => parseRecord(text, 'tshyve.json')).toThrow(words);
   });

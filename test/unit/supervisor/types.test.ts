@@ -12,7 +12,7 @@ import {
 const status: SupervisorStatus = {
   state: 'running',
   hostAddress: '127.64.0.1',
-  forwards: [{ name: 'ssh', guestPort: 22, hostAddress: '127.64.0.1', hostPort: 2222 }],
+  forwards: [{ name: 'ssh', guestPort: 22, hostAddress: '127.64.0.1', hostPort: 2222, protocol: 'tcp' }],
   hypervisor: 'auto',
   accelerator: 'tcg',
   supervisorPid: 10,
