@@ -1,3 +1,4 @@
+export { allEnded } from './all-ended.js';
 export { writeFileAtomic } from './atomic-file.js';
 export { formatSeconds, sleep, within } from './deadline.js';
 export { type ErrorKind, TshyveError, codeOf, errorKinds, fileError, messageOf } from './errors.js';

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 
 import {
   TshyveError,
+  allEnded,
   exists,
   isLocked,
   machineId,
@@ -12,7 +13,14 @@ import {
   within,
   writeFileAtomic,
 } from '../base/index.js';
-import { type GuestSession, contactGuest, createKeyPair, diskSeed, setGuestClock } from '../guest/index.js';
+import {
+  type GuestSession,
+  bootedOnTime,
+  contactGuest,
+  createKeyPair,
+  diskSeed,
+  setGuestClock,
+} from '../guest/index.js';
 import {
   ADDED,
   type HostPort,
@@ -377,13 +385,15 @@ export class TshyveDriver implements Driver {
       log.info('Preparing disk, keys and guest image');
       const keys = createKeyPair(config.MachineName);
       const image = await this.#localImage(operation);
-      await Promise.all([
+      const [boot] = await allEnded([
+        this.#unpackBootFiles(image.path, operation.signal),
         writeFileAtomic(layout.privateKey, keys.privateKey),
         writeFileAtomic(layout.publicKey, keys.publicKey, 0o644),
         createDisk(layout.dataDisk, config.DiskSize, diskSeed(keys.publicKey)),
         ...config.ExtraDisks.map((disk, index) => this.#makeExtraDisk(disk, layout.extraDisk(index), operation)),
         copyImage(image.path, layout.iso),
       ]);
+      await writeRecord(layout.record, { ...record, boot, isoStamp: await imageStamp(layout.iso) });
       config.Boot2DockerURL = image.fileUrl;
       config.SSHKeyPath = layout.privateKey;
       await this.#startExisting(operation);
@@ -420,7 +430,8 @@ export class TshyveDriver implements Driver {
     } else if ((await this.getState()) === 'paused') await supervisor.resume();
     log.info('Waiting for SSH');
     const session = await this.#awaitGuest(supervisor, operation, fresh);
-    await this.#setClock(session, log);
+    const booted = fresh ? await quickStatus(this.#reference) : undefined;
+    if (booted === undefined || !bootedOnTime(booted)) await this.#setClock(session, log);
     session.close();
     const { hostAddress, hostPort } = await this.#forward('ssh');
     this.#config.IPAddress = hostAddress;
@@ -564,15 +575,15 @@ export class TshyveDriver implements Driver {
     const isoStamp = await imageStamp(layout.iso);
     const present = (await exists(layout.kernel)) && (await exists(layout.initrd));
     if (present && record.boot !== undefined && record.isoStamp === isoStamp) return record;
-    const { commandLine, needsIsoDisk, volumeId } = await extractBootFiles(
-      layout.iso,
-      layout.kernel,
-      layout.initrd,
-      signal,
-    );
-    const updated = { ...record, isoStamp, boot: { commandLine, needsIsoDisk, imageVersion: volumeId } };
+    const updated = { ...record, isoStamp, boot: await this.#unpackBootFiles(layout.iso, signal) };
     await writeRecord(layout.record, updated);
     return updated;
+  }
+
+  async #unpackBootFiles(iso: string, signal: AbortSignal): Promise<NonNullable<MachineRecord['boot']>> {
+    const { kernel, initrd } = this.#layout;
+    const { commandLine, needsIsoDisk, volumeId } = await extractBootFiles(iso, kernel, initrd, signal);
+    return { commandLine, needsIsoDisk, imageVersion: volumeId };
   }
 
   /**
