@@ -1,5 +1,8 @@
 import type { GuestSession } from './ssh-session.js';
 
+/** The guest's first milestone; its argument is the guest's clock in seconds since the epoch. See iso/README.md. */
+const BOOT_EVENT = 'init';
+
 /** Seconds a guest may be off: less is in the noise of a loaded host. */
 const TOLERANCE_SECONDS = 2;
 const TIMEOUT_MS = 20_000;
@@ -23,4 +26,20 @@ export async function setGuestClock(session: GuestSession): Promise<number> {
   ].join('\n');
   const said = await session.check(script, { timeoutMs: TIMEOUT_MS });
   return /^-?\d+$/.test(said.trim()) ? Number(said.trim()) : 0;
+}
+
+/**
+ * Whether a guest that has just booted said the right time as it did. Costs nothing, where asking over SSH costs a
+ * process in a guest that is busy with its boot.
+ * @param boot.startedAtMs when it was launched, in this host's milliseconds since the epoch
+ * @param boot.events what it has reported since, each `atMs` milliseconds after the launch
+ */
+export function bootedOnTime(boot: {
+  readonly startedAtMs: number;
+  readonly events: readonly { readonly name: string; readonly argument: string; readonly atMs: number }[];
+}): boolean {
+  const event = boot.events.find(({ name }) => name === BOOT_EVENT);
+  if (event === undefined || !/^\d+$/.test(event.argument)) return false;
+  const skew = Number(event.argument) - (boot.startedAtMs + event.atMs) / 1000;
+  return Math.abs(skew) <= TOLERANCE_SECONDS;
 }

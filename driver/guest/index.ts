@@ -4,7 +4,7 @@ export {
   ensureClientCertificates,
   issueServerCertificate,
 } from './certificates.js';
-export { setGuestClock } from './clock.js';
+export { bootedOnTime, setGuestClock } from './clock.js';
 export { type KeyPair, createKeyPair } from './key-pair.js';
 export { provisionDocker, waitForDocker } from './provision.js';
 export { diskSeed } from './seed.js';

@@ -208,6 +208,8 @@ async function attempt(
       sock: socket,
       username: address.username,
       privateKey: address.privateKey,
+      // Without asking first what else the guest would take: that is a round trip.
+      authHandler: ['publickey'],
       readyTimeout: timeoutMs,
       keepaliveInterval: KEEPALIVE_INTERVAL_MS,
       hostVerifier: (key: Buffer) => {

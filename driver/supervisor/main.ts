@@ -98,7 +98,9 @@ async function supervise(request: LaunchRequest, answer: (text: LaunchAnswer) =>
   });
   try {
     await files.listen();
-    const [{ serveSupervisor }] = await Promise.all([import('./grpc-server.js'), supervisor.launch()]);
+    await supervisor.launch();
+    // Only now: loading gRPC takes as long as starting a hypervisor, and the guest boots meanwhile.
+    const { serveSupervisor } = await import('./grpc-server.js');
     serve = serveSupervisor(supervisor);
     for (const socket of waiting) serve(socket);
   } catch (error) {
