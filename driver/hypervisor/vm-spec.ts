@@ -30,7 +30,7 @@ export interface DiskSpec {
 }
 
 /** How the machine's network interface reaches the world. */
-export type NetworkSpec = UserNetworkSpec | TapNetworkSpec;
+export type NetworkSpec = UserNetworkSpec | TapNetworkSpec | SocketNetworkSpec;
 
 interface InterfaceSpec {
   /** `aa:bb:cc:dd:ee:ff` */
@@ -60,6 +60,31 @@ export interface TapNetworkSpec extends InterfaceSpec {
   readonly address?: string;
 }
 
+/**
+ * How Ethernet frames travel over a unix socket: `stream` puts a length of 4 bytes, big-endian, before each (QEMU's
+ * stream and socket back ends, passt, gvproxy's -listen-qemu, socket_vmnet); `datagram` is a frame a datagram (QEMU's
+ * dgram, gvproxy's -listen-vfkit, vmnet-helper); `vpnkit` is VPNKit's handshake, then lengths of 2 bytes, little-endian.
+ */
+export const socketFramings = ['stream', 'datagram', 'vpnkit'] as const;
+export type SocketFraming = (typeof socketFramings)[number];
+
+/** The interface ends at a socket of another program, which is connected to again whenever that comes back. */
+export interface SocketNetworkSpec extends InterfaceSpec {
+  readonly mode: 'socket';
+  readonly framing: SocketFraming;
+  /** Where the peer listens. */
+  readonly path: string;
+  /** What the machine offers: at a port the peer forwards, else at its address. */
+  readonly services: readonly (ServiceSpec & { readonly at?: ServiceAddress })[];
+  /** As in TapNetworkSpec. */
+  readonly address?: string;
+}
+
+export interface ServiceAddress {
+  readonly hostAddress: string;
+  readonly hostPort: number;
+}
+
 export interface ServiceSpec {
   /** `ssh`, `docker`, … or, for ports that have no name of their own, who asked for them. */
   readonly name: string;
@@ -85,6 +110,7 @@ export interface PortForward {
   readonly protocol: Protocol;
 }
 
+const endpoint = v.object({ hostAddress: v.string(), hostPort: port() });
 const serviceSpec = v.looseObject({ name: v.string(), guestPort: port() });
 const forwardSpec = v.looseObject({
   ...serviceSpec.entries,
@@ -105,6 +131,14 @@ const networkSpec: v.GenericSchema<unknown, NetworkSpec> = v.variant('mode', [
     network: v.string(),
     interface: v.string(),
     services: v.array(serviceSpec),
+    address: v.exactOptional(v.string()),
+  }),
+  v.looseObject({
+    mode: v.literal('socket'),
+    ...interfaceSpec,
+    framing: v.picklist(socketFramings),
+    path: v.string(),
+    services: v.array(v.looseObject({ ...serviceSpec.entries, at: v.exactOptional(endpoint) })),
     address: v.exactOptional(v.string()),
   }),
 ]);

@@ -72,6 +72,7 @@ import { type MachineLayout, isClientFile, machineLayout } from './layout.js';
 import { exclusively } from './operation-lock.js';
 import { parseNetworkChoice } from './network-choice.js';
 import { type AddedPort, type MachineRecord, readRecord, writeRecord } from './record.js';
+import { requirePeer } from './socket-choice.js';
 import { requireValid } from './validate.js';
 
 /** How long a guest may take to power off before it is ended by force. */
@@ -446,6 +447,7 @@ export class TshyveDriver implements Driver {
 
   #leaseWait(): string {
     const choice = parseNetworkChoice(this.#config.Network);
+    if (choice.mode === 'socket') return `an address of the guest from the network at ${choice.path}`;
     const network = choice.mode === 'shared' ? choice.network : choice.mode;
     return `an address of the guest on the network "${network}" ("tshyve network inspect ${network}" shows it)`;
   }
@@ -453,6 +455,7 @@ export class TshyveDriver implements Driver {
   async #requireNetwork(): Promise<void> {
     const choice = parseNetworkChoice(this.#config.Network);
     if (choice.mode === 'shared') await requireUp(choice.network);
+    if (choice.mode === 'socket') await requirePeer(choice);
   }
 
   /** A supervisor that was killed has left the machine's interface. */
@@ -642,11 +645,19 @@ export class TshyveDriver implements Driver {
   async #network(record: MachineRecord): Promise<NetworkSpec> {
     const config = this.#config;
     const nic = { mac: record.mac, hostname: config.MachineName };
-    const services = { ssh: { name: 'ssh', guestPort: 22 }, docker: { name: 'docker', guestPort: 2376 } };
+    const services = { ssh: { name: 'ssh', guestPort: 22 }, docker: { name: 'docker', guestPort: 2376 } } as const;
     const choice = parseNetworkChoice(config.Network);
     if (choice.mode === 'shared') {
       const { network } = choice;
       return { mode: 'tap', ...nic, network, interface: tapName(record.mac), services: Object.values(services) };
+    }
+    if (choice.mode === 'socket') {
+      const { framing, path } = choice;
+      const offered = Object.values(services).map((service) => {
+        const at = choice[service.name];
+        return at === undefined ? service : { ...service, at };
+      });
+      return { mode: 'socket', ...nic, framing, path, services: offered };
     }
     if (record.hostAddress === undefined) throw new TshyveError('internal', 'The machine has no loopback address.');
     const ports = config.RequestedSSHPort > 0 ? [config.RequestedSSHPort] : await sshPorts();
@@ -678,7 +689,8 @@ export class TshyveDriver implements Driver {
 
 /** The network with the ports or the address that clients know from before the machine was suspended. */
 function asBefore(network: NetworkSpec, forwards: readonly PortForward[]): NetworkSpec {
-  if (network.mode === 'tap') {
+  if (network.mode === 'socket' && network.services.some(({ at }) => at !== undefined)) return network;
+  if (network.mode !== 'user') {
     const address = forwards[0]?.hostAddress;
     return address === undefined ? network : { ...network, address };
   }

@@ -1,4 +1,5 @@
 import { EventEmitter } from 'node:events';
+import { isIPv4 } from 'node:net';
 
 import { TshyveError, messageOf, sleep, writeFileAtomic } from '../base/index.js';
 import {
@@ -6,6 +7,7 @@ import {
   type Hypervisor,
   type PortForward,
   type PortForwardSpec,
+  type ServiceAddress,
   type VirtualMachine,
   type VmExit,
   selectHypervisor,
@@ -42,6 +44,8 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   #attachment: Attachment | undefined;
   /** The machine's own address on a shared network; not known at first. */
   #address = '';
+  /** A DHCP server gave the address in front of our eyes. */
+  #sawLease = false;
   #exit: VmExit | undefined;
   #guestEvents = { since: 0, count: 0 };
   #writing: Promise<void> = Promise.resolve();
@@ -87,7 +91,9 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   async launch(): Promise<void> {
     await this.publish();
     const parser = new ConsoleEvents((name, argument) => {
-      if (this.#mayReport()) this.#record(name, argument);
+      if (!this.#mayReport()) return;
+      this.#record(name, argument);
+      if (name === 'address') this.#guestSays(argument);
     });
     const log = { info: this.#log, debug: this.#log };
     const { spec } = this.#request;
@@ -101,7 +107,8 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
         parser.push(bytes);
       },
       onAddress: (address) => {
-        if (spec.network.mode === 'tap') this.#setAddress(address);
+        this.#sawLease = true;
+        if (spec.network.mode !== 'user') this.#setAddress(address);
         else if (this.#mayReport()) this.#record('lease', address);
       },
       ...this.#resumeOptions(),
@@ -112,6 +119,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
       throw error;
     });
     this.#vm = vm;
+    if (spec.network.mode === 'socket' && spec.network.address !== undefined) this.#setAddress(spec.network.address);
     this.#state = 'running';
     this.#record('launched', vm.accelerator);
     this.#attachment?.watch((address) => {
@@ -225,17 +233,30 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
 
   #hostAddress(): string {
     const { network } = this.#request.spec;
-    return network.mode === 'user' ? network.hostAddress : this.#address;
+    if (network.mode === 'user') return network.hostAddress;
+    return this.#forwards().find(({ name }) => name === 'ssh')?.hostAddress ?? this.#address;
   }
 
   /** Where the machine's services are reached; none as long as that is not known. */
   #forwards(): readonly PortForward[] {
     const { network } = this.#request.spec;
     if (network.mode === 'user') return this.#vm?.forwards ?? [];
-    if (this.#address === '') return [];
-    return network.services.map(({ name, guestPort }) => {
-      return { name, guestPort, hostAddress: this.#address, hostPort: guestPort, protocol: 'tcp' as const };
+    const own = this.#address;
+    const services: readonly { name: string; guestPort: number; at?: ServiceAddress }[] = network.services;
+    return services.flatMap(({ name, guestPort, at }) => {
+      if (at !== undefined) return [{ name, guestPort, ...at, protocol: 'tcp' as const }];
+      return own === '' ? [] : [{ name, guestPort, hostAddress: own, hostPort: guestPort, protocol: 'tcp' as const }];
     });
+  }
+
+  /**
+   * QEMU sends datagrams itself, so that nobody sees the DHCPACK pass: there the guest's word has to do. A false one
+   * only makes clients look for the machine's SSH host key in the wrong place.
+   */
+  #guestSays(address: string): void {
+    const { network } = this.#request.spec;
+    const isUnicast = isIPv4(address) && !/^(0|127|22[4-9]|2[345]\d)\./.test(address);
+    if (network.mode === 'socket' && !this.#sawLease && isUnicast) this.#setAddress(address);
   }
 
   #setAddress(address: string): void {

@@ -1,4 +1,7 @@
-import { TshyveError } from '../../base/index.js';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import { TshyveError, checkSocketPath } from '../../base/index.js';
 import type { LaunchOptions, VirtualMachine, VmExit } from '../hypervisor.js';
 import { ForwardTable, type HostPort, noForwards } from '../forwards.js';
 import type { PortForward, PortForwardSpec, VmSpec } from '../vm-spec.js';
@@ -131,11 +134,15 @@ class NativeVirtualMachine implements VirtualMachine {
       this.#onEvent(event);
     };
     let machine: NativeMachine | undefined;
+    const frameSocket = checkSocketPath(join(this.#options.runDirectory, 'net.sock'));
     try {
+      // What a supervisor that was killed has left.
+      await rm(frameSocket, { force: true });
+      const native = nativeSpec(this.#spec, frameSocket);
       machine =
         options.restoreFrom === undefined
-          ? await this.#addon.create(nativeSpec(this.#spec), onEvent)
-          : await this.#addon.restore(nativeSpec(this.#spec), options.restoreFrom, onEvent);
+          ? await this.#addon.create(native, onEvent)
+          : await this.#addon.restore(native, options.restoreFrom, onEvent);
       this.#machine = machine;
       await this.#forward();
       await options.beforeStart?.();

@@ -1,11 +1,14 @@
-import type { NetworkSpec, VmSpec } from '../vm-spec.js';
+import type { SocketNetworkSpec, VmSpec } from '../vm-spec.js';
 import type { NativeMachineSpec, NativeNetwork } from './addon.js';
 
 /** More queues than this bring nothing for one file. */
 const MAX_DISK_QUEUES = 4;
 
-/** A machine as the native core takes it. */
-export function nativeSpec(spec: VmSpec): NativeMachineSpec {
+/**
+ * A machine as the native core takes it.
+ * @param frameSocket where our end of a datagram network goes
+ */
+export function nativeSpec(spec: VmSpec, frameSocket: string): NativeMachineSpec {
   return {
     name: spec.name,
     uuid: spec.uuid,
@@ -18,7 +21,7 @@ export function nativeSpec(spec: VmSpec): NativeMachineSpec {
       readOnly,
       queues: Math.min(spec.cpus, MAX_DISK_QUEUES),
     })),
-    networks: [{ mac: spec.network.mac, backend: networkBackend(spec.network) }],
+    networks: [{ mac: spec.network.mac, backend: networkBackend(spec, frameSocket) }],
     shares: [],
     balloon: true,
     console: true,
@@ -26,11 +29,24 @@ export function nativeSpec(spec: VmSpec): NativeMachineSpec {
   };
 }
 
-function networkBackend(network: NetworkSpec): NativeNetwork {
+function networkBackend({ network, uuid }: VmSpec, frameSocket: string): NativeNetwork {
   switch (network.mode) {
     case 'user':
       return { kind: 'user', hostname: network.hostname };
     case 'tap':
       return { kind: 'tap', interfaceName: network.interface, vhost: true };
+    case 'socket':
+      return socketBackend(network, uuid, frameSocket);
+  }
+}
+
+function socketBackend({ framing, path }: SocketNetworkSpec, uuid: string, localPath: string): NativeNetwork {
+  switch (framing) {
+    case 'stream':
+      return { kind: 'stream', path };
+    case 'datagram':
+      return { kind: 'datagram', path, localPath };
+    case 'vpnkit':
+      return { kind: 'vpnkit', path, uuid };
   }
 }

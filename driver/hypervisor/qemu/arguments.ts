@@ -9,9 +9,16 @@ const TRANSLATION_CACHE_MIB = 512;
  * QEMU's command line for a machine. Whatever carries text of a user's (paths, names) is passed as JSON, where commas
  * need no escaping. The machine starts paused (`-S`): port forwards are added over QMP before the first instruction.
  * Source: qemu(1), "QEMU QMP Reference Manual" for the JSON forms of -blockdev, -device and -netdev.
- * @param qmpSocket where QEMU listens for QMP
+ * @param sockets.qmp where QEMU listens for QMP
+ * @param sockets.frames where the frames of a `socket` network go: QEMU's own end of datagrams, or a FrameRelay
+ * @param mac of the guest, if not the one of the spec
  */
-export function qemuArguments(spec: VmSpec, accelerator: Accelerator, qmpSocket: string): string[] {
+export function qemuArguments(
+  spec: VmSpec,
+  accelerator: Accelerator,
+  sockets: { readonly qmp: string; readonly frames: string },
+  mac = spec.network.mac,
+): string[] {
   const args = ['-nodefaults', '-no-user-config', '-S'];
   args.push('-name', `tshyve-${spec.uuid}`, '-uuid', spec.uuid);
   args.push('-machine', 'q35,vmport=off,hpet=off');
@@ -25,7 +32,7 @@ export function qemuArguments(spec: VmSpec, accelerator: Accelerator, qmpSocket:
   args.push('-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console');
   args.push(
     '-chardev',
-    `socket,id=qmp,path=${escapeCommas(qmpSocket)},server=on,wait=off`,
+    `socket,id=qmp,path=${escapeCommas(sockets.qmp)},server=on,wait=off`,
     '-mon',
     'chardev=qmp,mode=control',
   );
@@ -49,9 +56,9 @@ export function qemuArguments(spec: VmSpec, accelerator: Accelerator, qmpSocket:
   }
   args.push(
     '-netdev',
-    JSON.stringify({ id: 'net0', ...netdev(spec.network) }),
+    JSON.stringify({ id: 'net0', ...netdev(spec.network, sockets.frames) }),
     '-device',
-    JSON.stringify({ driver: 'virtio-net-pci', netdev: 'net0', mac: spec.network.mac, romfile: '' }),
+    JSON.stringify({ driver: 'virtio-net-pci', netdev: 'net0', mac, romfile: '' }),
   );
   args.push('-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0');
   if (process.platform === 'linux') {
@@ -60,12 +67,16 @@ export function qemuArguments(spec: VmSpec, accelerator: Accelerator, qmpSocket:
   return args;
 }
 
-function netdev(network: NetworkSpec): Record<string, unknown> {
+function netdev(network: NetworkSpec, frames: string): Record<string, unknown> {
   switch (network.mode) {
     case 'user':
       return { type: 'user', hostname: network.hostname, restrict: false };
     case 'tap':
       return { type: 'tap', ifname: network.interface, script: 'no', downscript: 'no' };
+    case 'socket':
+      return network.framing === 'datagram'
+        ? { type: 'dgram', local: { type: 'unix', path: frames }, remote: { type: 'unix', path: network.path } }
+        : { type: 'stream', server: false, addr: { type: 'unix', path: frames } };
   }
 }
 

@@ -10,6 +10,7 @@ import type { PortForward, PortForwardSpec, VmSpec } from '../vm-spec.js';
 import { type Accelerator, qemuArguments } from './arguments.js';
 import { qemuPorts } from './forwards.js';
 import { type QmpEvent, QmpClient } from './qmp.js';
+import { FrameRelay } from './relay/index.js';
 import { restoreMachine, saveMachine } from './snapshot.js';
 
 const START_TIMEOUT_MS = 20_000;
@@ -25,11 +26,17 @@ export async function launchQemu(
   options: LaunchOptions,
 ): Promise<VirtualMachine> {
   const qmpSocket = checkSocketPath(join(options.runDirectory, 'qmp.sock'));
-  await rm(qmpSocket, { force: true });
+  const frameSocket = checkSocketPath(join(options.runDirectory, 'net.sock'));
+  await Promise.all([qmpSocket, frameSocket].map((path) => rm(path, { force: true })));
   const { restoreFrom } = options;
-  const args = qemuArguments(spec, accelerator, qmpSocket);
+  const relay = await startRelay(spec, frameSocket, options);
+  const args = qemuArguments(spec, accelerator, { qmp: qmpSocket, frames: frameSocket }, relay?.mac);
   if (restoreFrom !== undefined) args.push('-incoming', 'defer');
   const process_ = new QemuProcess(qemu, args, options);
+  void process_.ended.then(async () => {
+    await relay?.close();
+    await rm(frameSocket, { force: true });
+  });
   try {
     const qmp = await within(
       connectQmp(qmpSocket, process_, options.signal),
@@ -53,6 +60,14 @@ export async function launchQemu(
       cause: error,
     });
   }
+}
+
+/** QEMU itself sends datagrams to whoever has the peer's name; a stream needs somebody who connects again. */
+async function startRelay(spec: VmSpec, socket: string, options: LaunchOptions): Promise<FrameRelay | undefined> {
+  const { network, uuid } = spec;
+  if (network.mode !== 'socket' || network.framing === 'datagram') return undefined;
+  const onAddress = (address: string) => options.onAddress?.(address);
+  return FrameRelay.start({ network, uuid, socket, log: options.log, onAddress });
 }
 
 /** The operating system's side: the process, its console and what it complained about. */

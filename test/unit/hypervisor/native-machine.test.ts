@@ -66,7 +66,7 @@ describe.skipIf(nativeCannotRun)('a machine of the native core', () => {
     let ended: () => void = () => undefined;
     const end = new Promise<void>((resolve) => (ended = resolve));
     const machine = await loadAddon().create(
-      nativeSpec({ ...spec, network: { ...network, mode: 'user' } }),
+      nativeSpec({ ...spec, network: { ...network, mode: 'user' } }, ''),
       (event) => {
         if (event.type === 'console') text += event.bytes.toString('latin1');
         if (event.type === 'exited') ended();

@@ -1,0 +1,1 @@
+export { FrameRelay } from './frame-relay.js';
