@@ -1,11 +1,13 @@
 import { once } from 'node:events';
-import { mkdirSync, truncateSync, writeFileSync } from 'node:fs';
-import { type AddressInfo, connect, createServer } from 'node:net';
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, type Server, type Socket, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 
 import { afterAll, describe, expect, test } from 'vitest';
 
 import type { VmSpec } from '../../../driver/hypervisor/index.js';
+import { VpnkitPeer } from '../../vpnkit-peer.js';
 import { Bench, nativeCannotRun } from './bench.js';
 import { alphabet, delay, hang, print, reset } from './tiny-guest.js';
 
@@ -85,6 +87,54 @@ describe.each([
       await machine.kill();
     });
 
+    test.each(['stream', 'vpnkit'] as const)('connects to a %s peer, again after that restarts', async (framing) => {
+      const path = join(bench.folder, `${name}-${framing}`);
+      const vpnkit = () => new VpnkitPeer('02:00:00:00:00:01', () => undefined);
+      const peers = [
+        framing === 'vpnkit' ? vpnkit() : new StreamPeer(),
+        framing === 'vpnkit' ? vpnkit() : new StreamPeer(),
+      ];
+      const onSocket = (spec: VmSpec): VmSpec => {
+        const { mac, hostname } = spec.network;
+        return { ...spec, network: { mode: 'socket', framing, path, mac, hostname, services: [] } };
+      };
+      await expect(bench.launch([hang()], { change: onSocket })).rejects.toThrow(path);
+      await peers[0]?.listen(path);
+      const { machine } = await bench.launch([hang()], { change: onSocket });
+      try {
+        await expect.poll(() => peers[0]?.clients.length).toBe(1);
+        await peers[0]?.close();
+        await peers[1]?.listen(path);
+        await expect.poll(() => peers[1]?.clients, { timeout: 10_000 }).toEqual(peers[0]?.clients);
+      } finally {
+        await machine.kill();
+        await peers[1]?.close();
+      }
+    });
+
+    test('binds its end of a datagram network, and takes it away', async () => {
+      const path = join(bench.folder, `${name}-datagram`);
+      const own = join(bench.folder, 'net.sock');
+      // Node cannot make datagram sockets of this kind.
+      const script =
+        'use Socket; socket S,AF_UNIX,SOCK_DGRAM,0; bind S,pack_sockaddr_un $ARGV[0]; $|=1; print "bound"; sleep 60';
+      const peer = spawn('perl', ['-e', script, path]);
+      try {
+        await once(peer.stdout, 'data');
+        const { machine } = await bench.launch([hang()], {
+          change: (spec) => {
+            const { mac, hostname } = spec.network;
+            return { ...spec, network: { mode: 'socket', framing: 'datagram', path, mac, hostname, services: [] } };
+          },
+        });
+        expect(statSync(own).isSocket()).toBe(true);
+        await machine.kill();
+        await expect.poll(() => existsSync(own)).toBe(false);
+      } finally {
+        peer.kill();
+      }
+    });
+
     test('pauses, resumes, and ends at once when killed', async () => {
       const { machine, console } = await bench.launch([alphabet(2_000)]);
       await expect.poll(console, { timeout: 15_000 }).toContain('abc');
@@ -142,4 +192,24 @@ function connects(host: string, port: number): Promise<boolean> {
       resolve(false);
     });
   });
+}
+
+/** A peer of QEMU's stream framing that only counts who comes. */
+class StreamPeer {
+  readonly clients: string[] = [];
+  readonly #sockets: Socket[] = [];
+  readonly #server: Server = createServer((socket) => {
+    socket.on('error', () => undefined);
+    this.#sockets.push(socket);
+    this.clients.push('one');
+  });
+
+  listen(path: string): Promise<void> {
+    return new Promise((resolve) => this.#server.listen(path, resolve));
+  }
+
+  close(): Promise<void> {
+    for (const socket of this.#sockets) socket.destroy();
+    return new Promise((resolve) => this.#server.close(() => resolve()));
+  }
 }

@@ -3,6 +3,7 @@ import { type Server, type Socket, connect, createServer } from 'node:net';
 
 import { type Log, TshyveError, codeOf, listenPrivately, messageOf, within } from '../../../base/index.js';
 import type { SocketNetworkSpec } from '../../vm-spec.js';
+import { announcement } from './announcement.js';
 import { DhcpSnoop } from './dhcp-snoop.js';
 import { type CutFrames, FrameCutter, type LengthPrefix, encodePrefix } from './frame-cutter.js';
 import {
@@ -165,10 +166,12 @@ export class FrameRelay {
     this.#retry = setTimeout(() => {
       void this.#reach().then(
         () => {
-          this.#options.log.info(`The network peer at ${this.#options.network.path} is back.`);
+          const { network, log } = this.#options;
+          log.info(`The network peer at ${network.path} is back.`);
+          // It does not know yet who is here, and may have something for the guest first.
+          this.#toPeer(withPrefix(announcement(this.mac ?? network.mac)));
         },
-        (error: unknown) => {
-          this.#options.log.debug(messageOf(error));
+        () => {
           this.#retryLater();
         },
       );
@@ -192,6 +195,11 @@ export class FrameRelay {
     }
     this.mac ??= mac;
   }
+}
+
+/** One frame as QEMU would have sent it. */
+function withPrefix(frame: Buffer): CutFrames {
+  return { frames: [frame], raw: Buffer.concat([encodePrefix('big-endian 32', frame.length), frame]) };
 }
 
 /** @returns false when the socket is full: wait for `drain` */
