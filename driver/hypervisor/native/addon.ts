@@ -14,6 +14,38 @@ export interface NativeAddon {
   create(spec: NativeMachineSpec, onEvent: (event: NativeEvent) => void): Promise<NativeMachine>;
   /** Builds a machine in the state that `save` has put into a folder; `start` resumes it. */
   restore(spec: NativeMachineSpec, folder: string, onEvent: (event: NativeEvent) => void): Promise<NativeMachine>;
+  /** Makes a user-mode network; its events are those of type `address` and `log`. */
+  createSwitch(settings: NativeSwitchSettings, onEvent: (event: NativeEvent) => void): Promise<NativeSwitch>;
+}
+
+export interface NativeSwitchSettings {
+  /** Machines are NAME and NAME.domain. */
+  readonly domain: string;
+  /** What machines call the host. */
+  readonly hosts: readonly { readonly name: string }[];
+}
+
+export interface NativeSwitchMachine {
+  readonly mac: string;
+  /** In 10.0.2.0/24, from .15 to .254. */
+  readonly address: string;
+  readonly hostname: string;
+  /** Our end of the port, a unix datagram socket. */
+  readonly localPath: string;
+  /** The machine's end. */
+  readonly path: string;
+}
+
+/** A user-mode network. Errors carry a `code`, see `nativeError`. */
+export interface NativeSwitch {
+  addMachine(machine: NativeSwitchMachine): Promise<void>;
+  /** Takes its forwards along; fine when it is not there. */
+  removeMachine(mac: string): Promise<void>;
+  /** @returns the host port that is bound */
+  addForward(forward: NativeForward & { readonly guestAddress: string }): Promise<number>;
+  removeForward(forward: NativeForward & { readonly guestAddress: string }): Promise<void>;
+  /** Ends it and lets Node's loop end; repeatable. */
+  close(): Promise<void>;
 }
 
 export interface NativeProbe {
@@ -54,7 +86,15 @@ export type NativeNetwork =
   | { readonly kind: 'user'; readonly hostname: string }
   | { readonly kind: 'tap'; readonly interfaceName?: string; readonly fd?: number; readonly vhost: boolean }
   | { readonly kind: 'stream'; readonly path: string }
-  | { readonly kind: 'datagram'; readonly path?: string; readonly localPath?: string; readonly fd?: number }
+  | {
+      readonly kind: 'datagram';
+      readonly path?: string;
+      readonly localPath?: string;
+      readonly fd?: number;
+      /** Either end may come and go. */
+      readonly connectionless?: boolean;
+      readonly mtu?: number;
+    }
   | { readonly kind: 'vpnkit'; readonly path: string; readonly uuid: string };
 
 export interface NativeForward {
@@ -105,7 +145,7 @@ export interface NativeMachine {
 }
 
 /** Changes with the meaning of the exports; an addon of another number was built from other sources. */
-export const interfaceVersion = 1;
+export const interfaceVersion = 2;
 const rebuild = (root: string) => `Build it with "npm run build:native" in ${root}.`;
 
 let loaded: NativeAddon | undefined;

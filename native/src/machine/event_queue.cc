@@ -45,7 +45,7 @@ void EventQueue::pushConsole(ConsoleOutput output) {
 void EventQueue::pushAddress(AddressAssigned address) {
   for (auto& event : events_) {
     auto* known = std::get_if<AddressAssigned>(&event);
-    if (known != nullptr && known->nic == address.nic) {
+    if (known != nullptr && known->nic == address.nic && known->mac == address.mac) {
       *known = std::move(address);
       return;
     }

@@ -29,6 +29,14 @@ TEST(EventQueue, JoinsConsoleOutputAndKeepsOrder) {
   EXPECT_EQ(std::get<ConsoleOutput>(events[2]).bytes, "three");
 }
 
+TEST(EventQueue, KeepsTheAddressesOfSeveralMachinesOnOneNetwork) {
+  EventQueue queue;
+  queue.push(AddressAssigned{0, "02:00:00:00:00:01", "10.0.2.15", 0});
+  queue.push(AddressAssigned{0, "02:00:00:00:00:02", "10.0.2.16", 0});
+  queue.push(AddressAssigned{0, "02:00:00:00:00:01", "10.0.2.15", 0});
+  EXPECT_EQ(queue.take().size(), 2U);
+}
+
 TEST(EventQueue, KeepsABoundedAmountAndSaysWhatIsMissing) {
   EventQueue queue;
   const std::string block(64 << 10, 'x');

@@ -53,6 +53,10 @@ struct DatagramNetwork {
   std::string path;
   std::string localPath;  ///< where we bind; must not exist
   int fd = -1;            ///< or a connected socket of the caller's
+  /// Both ends have a fixed path and either may come and go: frames for a peer that is not there are lost, and nothing
+  /// has to be connected again.
+  bool connectionless = false;
+  std::uint16_t mtu = 0;  ///< of the peer; 0: not known
 };
 /// VPNKit's framing.
 struct VpnkitNetwork {

@@ -1,13 +1,17 @@
 #include <napi.h>
 
+#include <memory>
+
 #include "kvm/probe.h"
+#include "napi/addon_data.h"
 #include "napi/machine_object.h"
+#include "napi/switch_object.h"
 
 namespace tshyve {
 namespace {
 
 /// Changes whenever exports change their meaning; the loader refuses an addon of another number.
-constexpr int kInterfaceVersion = 1;
+constexpr int kInterfaceVersion = 2;
 
 /// probe(): Promise<NativeProbe>, computed on a thread of libuv's pool.
 class ProbeWorker : public Napi::AsyncWorker {
@@ -42,7 +46,9 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(std::make_unique<AddonData>().release());
   defineMachines(env, exports);
+  defineSwitches(env, exports);
   exports.Set("interfaceVersion", Napi::Number::New(env, kInterfaceVersion));
   exports.Set("probe", Napi::Function::New<probe>(env, "probe"));
   return exports;

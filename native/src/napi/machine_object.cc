@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "napi/addon_data.h"
 #include "napi/machine_spec.h"
 #include "napi/session.h"
 
@@ -16,8 +17,14 @@ namespace {
 
 constexpr std::size_t kMaxPath = 4095;
 
-struct AddonData {
-  Napi::FunctionReference machineClass;
+/// The machine, on its session's thread.
+struct Held {
+  std::unique_ptr<Machine> machine;
+};
+/// What a MachineObject is made from.
+struct Parts {
+  std::shared_ptr<Session> session;
+  std::shared_ptr<Held> held;
 };
 
 /// Reads a path; throws a TypeError when there is none.
@@ -52,7 +59,9 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
 
   explicit MachineObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     if (info.Length() == 1 && info[0].IsExternal()) {
-      session_ = *info[0].As<Napi::External<std::shared_ptr<Session>>>().Data();
+      const Parts& parts = *info[0].As<Napi::External<Parts>>().Data();
+      session_ = parts.session;
+      held_ = parts.held;
     } else {
       Napi::TypeError::New(info.Env(), "machines are made by create and restore").ThrowAsJavaScriptException();
     }
@@ -64,8 +73,8 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
 
  private:
   Napi::Value call(const Napi::CallbackInfo& info, Result<void> (Machine::*method)()) {
-    return session_->run(info.Env(), [method](std::unique_ptr<Machine>& machine) -> Result<Session::Value> {
-      TSHYVE_CHECK(((*machine).*method)());
+    return session_->run(info.Env(), [held = held_, method]() -> Result<Session::Value> {
+      TSHYVE_CHECK(((*held->machine).*method)());
       return Session::Value{};
     });
   }
@@ -75,8 +84,8 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value pressPowerButton(const Napi::CallbackInfo& info) { return call(info, &Machine::pressPowerButton); }
 
   Napi::Value stop(const Napi::CallbackInfo& info) {
-    return session_->run(info.Env(), [](std::unique_ptr<Machine>& machine) -> Result<Session::Value> {
-      machine->stop();
+    return session_->run(info.Env(), [held = held_]() -> Result<Session::Value> {
+      held->machine->stop();
       return Session::Value{};
     });
   }
@@ -84,8 +93,8 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value save(const Napi::CallbackInfo& info) {
     auto folder = path(info, 0, "folder");
     if (!folder) return info.Env().Undefined();
-    return session_->run(info.Env(), [folder = *folder](std::unique_ptr<Machine>& machine) -> Result<Session::Value> {
-      TSHYVE_CHECK(machine->save(folder));
+    return session_->run(info.Env(), [held = held_, folder = *folder]() -> Result<Session::Value> {
+      TSHYVE_CHECK(held->machine->save(folder));
       return Session::Value{};
     });
   }
@@ -98,38 +107,35 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
     }
     const auto array = info[0].As<Napi::Uint8Array>();
     const auto bytes = std::as_bytes(std::span(array.Data(), array.ByteLength()));
-    return session_->run(info.Env(),
-                         [copy = std::vector<std::byte>(bytes.begin(), bytes.end())](
-                             std::unique_ptr<Machine>& machine) -> Result<Session::Value> {
-                           TSHYVE_CHECK(machine->writeConsole(copy));
-                           return Session::Value{};
-                         });
+    return session_->run(
+        info.Env(),
+        [held = held_, copy = std::vector<std::byte>(bytes.begin(), bytes.end())]() -> Result<Session::Value> {
+          TSHYVE_CHECK(held->machine->writeConsole(copy));
+          return Session::Value{};
+        });
   }
 
   Napi::Value addForward(const Napi::CallbackInfo& info) {
     const auto arguments = forward(info);
     if (!arguments) return info.Env().Undefined();
-    return session_->run(info.Env(),
-                         [arguments = *arguments](std::unique_ptr<Machine>& machine) -> Result<Session::Value> {
-                           TSHYVE_TRY(const std::uint16_t port, machine->addForward(arguments.first, arguments.second));
-                           return Session::Value{port};
-                         });
+    return session_->run(info.Env(), [held = held_, arguments = *arguments]() -> Result<Session::Value> {
+      TSHYVE_TRY(const std::uint16_t port, held->machine->addForward(arguments.first, arguments.second));
+      return Session::Value{port};
+    });
   }
 
   Napi::Value removeForward(const Napi::CallbackInfo& info) {
     const auto arguments = forward(info);
     if (!arguments) return info.Env().Undefined();
-    return session_->run(info.Env(),
-                         [arguments = *arguments](std::unique_ptr<Machine>& machine) -> Result<Session::Value> {
-                           TSHYVE_CHECK(machine->removeForward(arguments.first, arguments.second));
-                           return Session::Value{};
-                         });
+    return session_->run(info.Env(), [held = held_, arguments = *arguments]() -> Result<Session::Value> {
+      TSHYVE_CHECK(held->machine->removeForward(arguments.first, arguments.second));
+      return Session::Value{};
+    });
   }
 
   Napi::Value statistics(const Napi::CallbackInfo& info) {
-    return session_->run(info.Env(), [](std::unique_ptr<Machine>& machine) -> Result<Session::Value> {
-      return Session::Value{machine->statistics()};
-    });
+    return session_->run(
+        info.Env(), [held = held_]() -> Result<Session::Value> { return Session::Value{held->machine->statistics()}; });
   }
 
   Napi::Value close(const Napi::CallbackInfo& info) { return session_->close(info.Env()); }
@@ -150,6 +156,7 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   }
 
   std::shared_ptr<Session> session_;
+  std::shared_ptr<Held> held_;
 };
 
 Napi::Value openMachine(const Napi::CallbackInfo& info, std::optional<std::string> snapshot,
@@ -164,14 +171,21 @@ Napi::Value openMachine(const Napi::CallbackInfo& info, std::optional<std::strin
     Napi::TypeError::New(env, "onEvent must be a function").ThrowAsJavaScriptException();
     return env.Undefined();
   }
-  auto maker = [config = std::move(config).value(), snapshot = std::move(snapshot)](EventSink sink) {
-    return snapshot ? Machine::restore(config, *snapshot, std::move(sink)) : Machine::create(config, std::move(sink));
+  auto held = std::make_shared<Held>();
+  auto maker = [held, config = std::move(config).value(),
+                snapshot = std::move(snapshot)](EventSink sink) -> Result<void> {
+    TSHYVE_TRY(held->machine, snapshot ? Machine::restore(config, *snapshot, std::move(sink))
+                                       : Machine::create(config, std::move(sink)));
+    return {};
   };
-  auto opened = [](Napi::Env callEnv, std::shared_ptr<Session> session) -> Napi::Value {
+  auto opened = [held](Napi::Env callEnv, std::shared_ptr<Session> session) -> Napi::Value {
+    Parts parts{std::move(session), held};
     auto* const data = callEnv.GetInstanceData<AddonData>();
-    return data->machineClass.New({Napi::External<std::shared_ptr<Session>>::New(callEnv, &session)});
+    return data->machineClass.New({Napi::External<Parts>::New(callEnv, &parts)});
   };
-  return Session::open(env, info[callbackIndex].As<Napi::Function>(), std::move(maker), std::move(opened));
+  return Session::open(
+      env, "machine", info[callbackIndex].As<Napi::Function>(), std::move(maker), [held] { held->machine.reset(); },
+      std::move(opened));
 }
 
 /// create(spec, onEvent): Promise<NativeMachine>
@@ -187,9 +201,7 @@ Napi::Value restore(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void defineMachines(Napi::Env env, Napi::Object exports) {
-  auto data = std::make_unique<AddonData>();
-  data->machineClass = Napi::Persistent(MachineObject::define(env));
-  env.SetInstanceData(data.release());
+  env.GetInstanceData<AddonData>()->machineClass = Napi::Persistent(MachineObject::define(env));
   exports.Set("create", Napi::Function::New<create>(env, "create"));
   exports.Set("restore", Napi::Function::New<restore>(env, "restore"));
 }

@@ -45,8 +45,10 @@ NetworkConfig readNetwork(Fields& fields) {
   } else if (kind == "stream") {
     network.backend = StreamNetwork{backend.text("path", kMaxPath)};
   } else if (kind == "datagram") {
-    network.backend =
-        DatagramNetwork{optionalPath(backend, "path"), optionalPath(backend, "localPath"), optionalFd(backend)};
+    network.backend = DatagramNetwork{
+        optionalPath(backend, "path"), optionalPath(backend, "localPath"), optionalFd(backend),
+        backend.has("connectionless") && backend.flag("connectionless"),
+        backend.has("mtu") ? static_cast<std::uint16_t>(backend.number("mtu", 68, kMaxPort)) : std::uint16_t{0}};
   } else if (kind == "vpnkit") {
     network.backend = VpnkitNetwork{backend.text("path", kMaxPath), backend.text("uuid", 36)};
   } else {
@@ -89,6 +91,30 @@ Result<MachineConfig> readMachineSpec(Napi::Value value) {
   return config;
 }
 
+Result<net::UserSwitchSettings> readSwitchSettings(Napi::Value value) {
+  Fields fields(value, "settings");
+  net::UserSwitchSettings settings;
+  settings.domain = fields.text("domain", kMaxName);
+  fields.each("hosts", kMaxDevices, [&](Fields& host) { settings.hostNames.push_back(host.text("name", kMaxName)); });
+  fields.finish();
+  if (!fields.failure().empty()) return Error{ErrorCode::kInvalidArgument, fields.failure()};
+  return settings;
+}
+
+Result<net::UserSwitchMachine> readSwitchMachine(Napi::Value value) {
+  Fields fields(value, "machine");
+  net::UserSwitchMachine machine;
+  machine.mac = fields.text("mac", 17);
+  machine.address = fields.text("address", 15);
+  machine.hostname = fields.text("hostname", kMaxName);
+  machine.socket.localPath = fields.text("localPath", kMaxPath);
+  machine.socket.path = fields.text("path", kMaxPath);
+  machine.socket.connectionless = true;
+  fields.finish();
+  if (!fields.failure().empty()) return Error{ErrorCode::kInvalidArgument, fields.failure()};
+  return machine;
+}
+
 Result<ForwardConfig> readForward(Napi::Value value) {
   Fields fields(value, "forward");
   ForwardConfig forward;
@@ -96,6 +122,7 @@ Result<ForwardConfig> readForward(Napi::Value value) {
   forward.hostPort = static_cast<std::uint16_t>(fields.number("hostPort", 0, kMaxPort));
   forward.guestPort = static_cast<std::uint16_t>(fields.number("guestPort", 1, kMaxPort));
   forward.udp = fields.flag("udp");
+  if (fields.has("guestAddress")) forward.guestAddress = fields.text("guestAddress", 15);
   fields.finish();
   if (!fields.failure().empty()) return Error{ErrorCode::kInvalidArgument, fields.failure()};
   return forward;

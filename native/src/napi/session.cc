@@ -87,11 +87,11 @@ Napi::Error makeError(Napi::Env env, const Error& error) {
   return made;
 }
 
-Napi::Value Session::open(Napi::Env env, Napi::Function onEvent, Maker maker,
+Napi::Value Session::open(Napi::Env env, const char* subject, Napi::Function onEvent, Maker maker, Ender ender,
                           std::function<Napi::Value(Napi::Env, std::shared_ptr<Session>)> opened) {
-  std::shared_ptr<Session> session(new Session(onEvent));
+  std::shared_ptr<Session> session(new Session(subject, onEvent, std::move(ender)));
   session->env_ = env;
-  const napi_value name = Napi::String::New(env, "tshyve machine");
+  const napi_value name = Napi::String::New(env, std::string("tshyve ") + subject);
   // One call is on its way at most (see `wake`), so its queue needs no bound.
   napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, session.get(), finalize,
                                                        session.get(), callJavaScript, &session->notify_);
@@ -105,12 +105,11 @@ Napi::Value Session::open(Napi::Env env, Napi::Function onEvent, Maker maker,
   napi_add_env_cleanup_hook(env, endWithEnvironment, session.get());
   // The thread outlives no session: `finalize` and `endWithEnvironment` join it.
   Session* const raw = session.get();
-  const auto id = session->post([raw, maker = std::move(maker)](std::unique_ptr<Machine>& machine) -> Result<Value> {
-    auto made = maker([raw](MachineEvent event) {
+  const auto id = session->post([raw, maker = std::move(maker)]() -> Result<Value> {
+    TSHYVE_CHECK(maker([raw](MachineEvent event) {
       if (raw->events_.push(std::move(event))) raw->wake();
-    });
-    if (!made) return std::move(made).error();
-    machine = std::move(made).value();
+    }));
+    raw->made_ = true;
     return Value{};
   });
   session->pending_.emplace(id, Pending{deferred, std::move(opened)});
@@ -136,7 +135,7 @@ Napi::Value Session::run(Napi::Env env, Job job) {
     closed = closed_;
   }
   if (closed) {
-    deferred.Reject(makeError(env, {ErrorCode::kState, "the machine is closed"}).Value());
+    deferred.Reject(makeError(env, {ErrorCode::kState, "the " + subject_ + " is closed"}).Value());
   } else {
     pending_.emplace(post(std::move(job)), Pending{deferred, nullptr});
   }
@@ -177,13 +176,13 @@ void Session::work() {
       job = std::move(jobs_.front());
       jobs_.pop_front();
     }
-    if (job.first != 1 && machine_ == nullptr) {
-      finish(job.first, Error{ErrorCode::kState, "the machine could not be made"});
+    if (job.first != 1 && !made_) {
+      finish(job.first, Error{ErrorCode::kState, "the " + subject_ + " could not be made"});
     } else {
-      finish(job.first, job.second(machine_));
+      finish(job.first, job.second());
     }
   }
-  machine_.reset();
+  ender_();
   {
     const std::lock_guard lock(mutex_);
     ended_ = true;
@@ -244,7 +243,7 @@ void Session::settle(Napi::Env env, Done done) {
   pending_.erase(found);
   if (!done.result) {
     pending.deferred.Reject(makeError(env, done.result.error()).Value());
-    // A machine that could not be made needs no session.
+    // What could not be made needs no session.
     if (pending.convert != nullptr) abandon();
   } else if (pending.convert != nullptr) {
     pending.deferred.Resolve(pending.convert(env, shared_from_this()));

@@ -21,22 +21,26 @@
 
 namespace tshyve {
 
-/// One machine of a JavaScript environment: a thread of its own makes every call of the machine, one after the other,
-/// so that nothing blocks Node's loop; results and events come back through one thread-safe function. Lives until the
-/// machine is closed; an environment that goes away (end of a Node worker, process end) ends the machine first.
+/// One machine or network of a JavaScript environment, its subject: a thread of its own makes every call of the
+/// subject, one after the other, so that nothing blocks Node's loop; results and events come back through one
+/// thread-safe function. Lives until it is closed; an environment that goes away (end of a Node worker, process end)
+/// ends the subject first.
 class Session : public std::enable_shared_from_this<Session> {
  public:
   using Value = std::variant<std::monostate, std::uint16_t, MachineStatistics>;
-  /// Runs on the session's thread. The machine is there except in the job that makes it.
-  using Job = std::function<Result<Value>(std::unique_ptr<Machine>& machine)>;
-  /// Makes the machine. @param sink takes its events
-  using Maker = std::function<Result<std::unique_ptr<Machine>>(EventSink sink)>;
+  /// Runs on the session's thread, once the subject is there.
+  using Job = std::function<Result<Value>()>;
+  /// Makes the subject, on the session's thread. @param sink takes its events
+  using Maker = std::function<Result<void>(EventSink sink)>;
+  /// Ends the subject, on the session's thread; called also when none was made.
+  using Ender = std::function<void()>;
 
-  /// Starts a session whose first job makes the machine.
+  /// Starts a session whose first job makes the subject.
+  /// @param subject what it is, for messages: "machine"
   /// @param onEvent the JavaScript function that takes events
   /// @param opened makes what the promise resolves with, on the JavaScript thread
   /// @return the promise
-  static Napi::Value open(Napi::Env env, Napi::Function onEvent, Maker maker,
+  static Napi::Value open(Napi::Env env, const char* subject, Napi::Function onEvent, Maker maker, Ender ender,
                           std::function<Napi::Value(Napi::Env, std::shared_ptr<Session>)> opened);
 
   Session(const Session&) = delete;
@@ -45,7 +49,7 @@ class Session : public std::enable_shared_from_this<Session> {
 
   /// JavaScript thread: runs a job after those before it. @return a promise of its value
   Napi::Value run(Napi::Env env, Job job);
-  /// JavaScript thread: ends the machine; repeatable. @return a promise that resolves when all of it is gone
+  /// JavaScript thread: ends the subject; repeatable. @return a promise that resolves when all of it is gone
   Napi::Value close(Napi::Env env);
   /// JavaScript thread: as `close`, when nobody is there to hear of it.
   void abandon();
@@ -60,7 +64,8 @@ class Session : public std::enable_shared_from_this<Session> {
     Result<Value> result;
   };
 
-  explicit Session(Napi::Function onEvent) : onEvent_(Napi::Persistent(onEvent)) {}
+  Session(const char* subject, Napi::Function onEvent, Ender ender)
+      : subject_(subject), ender_(std::move(ender)), onEvent_(Napi::Persistent(onEvent)) {}
   std::uint64_t post(Job job);
   void work();
   void finish(std::uint64_t id, Result<Value> result);
@@ -72,6 +77,9 @@ class Session : public std::enable_shared_from_this<Session> {
   static void callJavaScript(napi_env env, napi_value callback, void* context, void* data);
   static void endWithEnvironment(void* session);
   static void finalize(napi_env env, void* data, void* hint);
+
+  const std::string subject_;
+  const Ender ender_;
 
   // JavaScript thread only.
   Napi::FunctionReference onEvent_;
@@ -90,13 +98,13 @@ class Session : public std::enable_shared_from_this<Session> {
   napi_threadsafe_function notify_ = nullptr;
   bool notified_ = false;
   bool closed_ = false;  ///< no further job; the thread ends after those it has
-  bool ended_ = false;   ///< the machine is gone
+  bool ended_ = false;   ///< the subject is gone
   std::uint64_t nextId_ = 1;
   std::deque<std::pair<std::uint64_t, Job>> jobs_;
   std::vector<Done> done_;
 
   // The session's thread only.
-  std::unique_ptr<Machine> machine_;
+  bool made_ = false;
 };
 
 /// A JavaScript Error whose `code` tells the kind, e.g. `no-space`.

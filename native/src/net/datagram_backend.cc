@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "net/unix_socket.h"
@@ -18,6 +19,9 @@ constexpr std::size_t kBatch = 64;
 /// Full buffers of the host (ENOBUFS) give no event when they empty.
 constexpr std::chrono::microseconds kNoBufferDelay{100};
 constexpr int kNoBufferRetries = 10;
+/// Nor does the full queue of a peer that no connection leads to (unix(7)): it is tried again, ever less often.
+constexpr std::chrono::microseconds kFirstRetry{50};
+constexpr std::chrono::microseconds kLastRetry{20'000};
 
 }  // namespace
 
@@ -36,6 +40,7 @@ DatagramBackend::~DatagramBackend() {
 }
 
 Result<void> DatagramBackend::prepare() {
+  properties_.mtu = config_.mtu;
   TSHYVE_TRY(reconnectTimer_, EventLoop::Timer::create(loop_, [this] { reconnect(); }));
   TSHYVE_TRY(retryTimer_, EventLoop::Timer::create(loop_, [this] { onRetry(); }));
   return open();
@@ -70,7 +75,7 @@ Result<void> DatagramBackend::open() {
 }
 
 Result<void> DatagramBackend::bindAndConnect() {
-  TSHYVE_TRY(const sockaddr_un peer, unixAddress(config_.path));
+  TSHYVE_TRY(peer_, unixAddress(config_.path));
   TSHYVE_TRY(const sockaddr_un local, unixAddress(config_.localPath));
   socket_.reset(::socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!socket_) return Error::fromErrno("socket");
@@ -85,7 +90,8 @@ Result<void> DatagramBackend::bindAndConnect() {
     return Error::fromErrno("cannot make the network socket " + config_.localPath);
   }
   bound_ = true;
-  if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&peer), sizeof peer) != 0) {
+  if (config_.connectionless) return {};
+  if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&peer_), sizeof peer_) != 0) {
     return Error::fromErrno("cannot reach the network peer at " + config_.path);
   }
   return {};
@@ -161,12 +167,17 @@ std::size_t DatagramBackend::send(std::span<const OutgoingFrame> frames) {
       // sendmmsg(2) only reads what this points to.
       message.msg_hdr.msg_iov = const_cast<iovec*>(frame.data.data());
       message.msg_hdr.msg_iovlen = frame.data.size();
+      if (config_.connectionless) {
+        message.msg_hdr.msg_name = &peer_;
+        message.msg_hdr.msg_namelen = sizeof peer_;
+      }
       messages_.push_back(message);
     }
     const int sent = ::sendmmsg(socket_.get(), messages_.data(), static_cast<unsigned>(messages_.size()), MSG_NOSIGNAL);
     if (sent > 0) {
       taken += static_cast<std::size_t>(sent);
       noBufferRetries_ = 0;
+      retryDelay_ = {};
       continue;
     }
     switch (errno) {
@@ -184,18 +195,32 @@ std::size_t DatagramBackend::send(std::span<const OutgoingFrame> frames) {
         taken++;
         break;
       case EAGAIN:
-        sendBlocked_ = true;
-        updateInterest();
+        waitForPeer();
         return taken;
       case EMSGSIZE:
         counters_.sendDropped++;
         taken++;
         break;
       default:
-        disconnect(errno);
+        if (!config_.connectionless) {
+          disconnect(errno);
+          break;
+        }
+        // Nobody is there now.
+        counters_.sendDropped++;
+        taken++;
     }
   }
   return taken;
+}
+
+void DatagramBackend::waitForPeer() {
+  sendBlocked_ = true;
+  if (config_.connectionless) {
+    retryDelay_ = std::clamp(retryDelay_ * 2, kFirstRetry, kLastRetry);
+    retryTimer_->arm(retryDelay_);
+  }
+  updateInterest();
 }
 
 std::optional<std::size_t> DatagramBackend::receive(VirtioNetHeader& header, std::span<const iovec> target) {
@@ -225,8 +250,9 @@ void DatagramBackend::setReceiving(bool receiving) {
 }
 
 void DatagramBackend::updateInterest() {
-  watch_.setEvents((receiving_ ? static_cast<std::uint32_t>(EPOLLIN) : 0U) |
-                   (sendBlocked_ && noBufferRetries_ == 0 ? static_cast<std::uint32_t>(EPOLLOUT) : 0U));
+  watch_.setEvents(
+      (receiving_ ? static_cast<std::uint32_t>(EPOLLIN) : 0U) |
+      (sendBlocked_ && noBufferRetries_ == 0 && !config_.connectionless ? static_cast<std::uint32_t>(EPOLLOUT) : 0U));
 }
 
 }  // namespace tshyve::net

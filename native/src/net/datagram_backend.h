@@ -1,6 +1,7 @@
 #pragma once
 
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #include "net/backoff.h"
 #include "net/frame_backend.h"
@@ -8,7 +9,7 @@
 namespace tshyve::net {
 
 /// A peer at a unix datagram socket, one frame a datagram. A peer that was reached by path is reached again when it
-/// comes back; a socket the caller connected cannot be.
+/// comes back, at once where no connection is kept; a socket the caller connected cannot be.
 class DatagramBackend final : public FrameBackend {
  public:
   /// @param hello send gvproxy's `VFKT` first, so that a peer that waits for clients learns our address
@@ -27,6 +28,7 @@ class DatagramBackend final : public FrameBackend {
   Result<void> prepare();
   Result<void> open();
   Result<void> bindAndConnect();
+  void waitForPeer();
   void onEvents(std::uint32_t events);
   void disconnect(int error);
   void reconnect();
@@ -38,12 +40,14 @@ class DatagramBackend final : public FrameBackend {
   const Log log_;
   const bool hello_;
   Properties properties_;
+  sockaddr_un peer_{};
   UniqueFd socket_;
   bool bound_ = false;
   bool connected_ = false;
   bool receiving_ = false;
   bool sendBlocked_ = false;
   int noBufferRetries_ = 0;
+  std::chrono::microseconds retryDelay_{0};
   std::vector<mmsghdr> messages_;
   std::vector<iovec> parts_;
   Backoff backoff_;

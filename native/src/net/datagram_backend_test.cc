@@ -67,6 +67,44 @@ class DatagramBackendTest : public testing::Test {
   std::unique_ptr<DatagramBackend> backend;
 };
 
+TEST_F(DatagramBackendTest, WithoutAConnectionEitherEndMayComeAndGo) {
+  DatagramNetwork config = byPath;
+  config.connectionless = true;
+  open(config);
+  // Nobody is there yet: lost, as on a cable that is not plugged in.
+  EXPECT_EQ(sendFrames(*backend, {numbered(60, 1)}), 1U);
+  EXPECT_EQ(backend->counters().sendDropped, 1U);
+  DatagramNetwork other{config.localPath, config.path, -1, true};
+  for (unsigned round = 2; round < 4; round++) {
+    auto peer = std::move(DatagramBackend::create(*loop, other, {})).value();
+    test::RecordingListener peerListener;
+    peer->setListener(&peerListener);
+    peer->setReceiving(true);
+    EXPECT_EQ(sendFrames(*backend, {numbered(60, round)}), 1U);
+    EXPECT_EQ(receiveFrame(*peer), numbered(60, round));
+    EXPECT_EQ(sendFrames(*peer, {numbered(70, round)}), 1U);
+    EXPECT_EQ(receiveFrame(*backend), numbered(70, round));
+  }
+  EXPECT_EQ(sendFrames(*backend, {numbered(60, 9)}), 1U);
+  EXPECT_EQ(backend->counters().sendDropped, 2U);
+  EXPECT_TRUE(backend->linkUp());
+}
+
+TEST_F(DatagramBackendTest, WithoutAConnectionASlowPeerIsTriedAgain) {
+  DatagramNetwork config = byPath;
+  config.connectionless = true;
+  Peer peer(byPath.path);
+  open(config);
+  std::size_t sent = 0;
+  while (sendFrames(*backend, {numbered(60, 1)}) == 1U) sent++;
+  EXPECT_GT(sent, 0U);
+  EXPECT_EQ(backend->counters().sendDropped, 0U);
+  for (std::size_t index = 0; index < sent; index++) EXPECT_EQ(peer.receive(), numbered(60, 1));
+  runUntil(*loop, [&] { return listener.sendable > 0; });
+  EXPECT_EQ(sendFrames(*backend, {numbered(60, 2)}), 1U);
+  EXPECT_EQ(peer.receive(), numbered(60, 2));
+}
+
 TEST_F(DatagramBackendTest, SendsOneFrameADatagram) {
   Peer peer(byPath.path);
   open(byPath);

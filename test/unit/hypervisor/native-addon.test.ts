@@ -37,6 +37,7 @@ describe.skipIf(cannotRun)('the native addon', () => {
       probe: 'function',
       create: 'function',
       restore: 'function',
+      createSwitch: 'function',
     };
     const real = createRequire(import.meta.url)(built) as Record<string, unknown>;
     expect(Object.fromEntries(Object.entries(real).map(([name, value]) => [name, typeof value]))).toEqual(declared);
@@ -54,6 +55,31 @@ describe.skipIf(cannotRun)('the native addon', () => {
     const usable = probe.supported && probe.permitted && probe.hardwareSpeed;
     expect(probe.reason === '').toBe(usable);
     expect(probe.instructionsPerSecond > 0).toBe(probe.permitted);
+  });
+
+  test('a switch refuses what it cannot do, and can be closed twice', async () => {
+    const addon = loadAddon();
+    expect(() => addon.createSwitch({ domain: 'a' } as never, () => undefined)).toThrow(/settings\.hosts/);
+    const network = await addon.createSwitch({ domain: 'test', hosts: [{ name: 'host' }] }, () => undefined);
+    const machine = { mac: '02:00:00:00:00:01', address: '10.0.2.15', hostname: 'one' };
+    const sockets = { localPath: join(folder, 'one.port'), path: join(folder, 'one.nic') };
+    await expect(network.addMachine({ ...machine, ...sockets, address: '10.0.3.15' })).rejects.toMatchObject({
+      code: 'invalid-argument',
+    });
+    expect(() => network.addMachine({ ...machine, ...sockets, more: 1 } as never)).toThrow(/unknown field "more"/);
+    await network.addMachine({ ...machine, ...sockets });
+    await expect(network.addMachine({ ...machine, ...sockets })).rejects.toMatchObject({ code: 'busy' });
+    const forward = { hostAddress: '127.64.97.1', hostPort: 0, guestPort: 22, udp: false };
+    expect(await network.addForward({ ...forward, guestAddress: '10.0.2.15' })).toBeGreaterThan(0);
+    await expect(network.addForward({ ...forward, guestAddress: '10.0.2.16' })).rejects.toMatchObject({
+      code: 'not-found',
+    });
+    expect(existsSync(sockets.localPath)).toBe(true);
+    await network.removeMachine(machine.mac);
+    expect(existsSync(sockets.localPath)).toBe(false);
+    await network.close();
+    await network.close();
+    await expect(network.removeMachine(machine.mac)).rejects.toMatchObject({ code: 'state' });
   });
 
   test('a path that does not exist is named', async () => {
