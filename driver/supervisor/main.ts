@@ -1,15 +1,13 @@
 import { closeSync, writeSync } from 'node:fs';
 import type { Socket } from 'node:net';
 
-import { TshyveError, messageOf } from '../base/index.js';
+import { ANSWER_FD, TshyveError, messageOf } from '../base/index.js';
 import { GuardedFiles } from './guarded-files.js';
 import { supervisorPlace } from './place.js';
 import { RotatingLog } from './rotating-log.js';
 import { Supervisor } from './supervisor.js';
 import { type LaunchAnswer, type LaunchRequest, parseLaunchRequest } from './types.js';
 
-/** Where the launching client listens for our answer; it may be gone already. */
-const ANSWER_FD = 3;
 /** How long the guest may take when the host shuts down or somebody ends us politely. */
 const TERMINATION_TIMEOUT_MS = 60_000;
 const MAX_LOG_BYTES = 1 << 20;

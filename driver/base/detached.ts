@@ -1,0 +1,99 @@
+import { spawn } from 'node:child_process';
+import { closeSync, existsSync, openSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+
+import { within } from './deadline.js';
+import { TshyveError, messageOf } from './errors.js';
+
+/** Where the client that starts such a process listens for its answer; it may be gone already. */
+export const ANSWER_FD = 3;
+
+export interface DetachedOptions<T> {
+  /** Which of our programs: `tshyve-vmm`. */
+  readonly program: string;
+  readonly args: readonly string[];
+  /** File that takes its standard output and error. */
+  readonly log: string;
+  readonly input?: string;
+  /** What is waited for, as a noun phrase. */
+  readonly what: string;
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal;
+  /** @returns undefined when the text is no answer: the process died before it had one */
+  readonly parse: (text: string) => T | undefined;
+}
+
+/**
+ * Starts one of our long-lived processes in a session of its own and resolves with its answer. It is on its own from its
+ * first instruction: this process may die at any moment.
+ * @throws TshyveError `timeout`, `cancelled`; `hypervisor` when it ended without an answer. It is ended then
+ */
+export async function startDetached<T>(options: DetachedOptions<T>): Promise<T> {
+  const log = openSync(options.log, 'a', 0o600);
+  const script = ownProgram(options.program);
+  const child = spawn(process.execPath, [script, ...options.args], {
+    cwd: '/',
+    detached: true,
+    env: childEnvironment(),
+    stdio: ['pipe', log, log, 'pipe'],
+  });
+  closeSync(log);
+  const answered = new Promise<T>((resolve, reject) => {
+    let text = '';
+    const pipe = child.stdio[ANSWER_FD] as Readable;
+    pipe.setEncoding('utf8');
+    pipe.on('data', (chunk: string) => {
+      text += chunk;
+    });
+    pipe.on('error', () => undefined);
+    pipe.on('close', () => {
+      const answer = options.parse(text);
+      if (answer !== undefined) resolve(answer);
+      else reject(new TshyveError('hypervisor', `Gave up on ${options.what}: ${options.log} says why.`));
+    });
+    child.on('error', (error) => {
+      reject(new TshyveError('internal', `Cannot start ${script}: ${messageOf(error)}.`, { cause: error }));
+    });
+  });
+  child.stdin?.on('error', () => undefined);
+  child.stdin?.end(options.input);
+  try {
+    return await within(answered, options.timeoutMs, options.what, options.signal);
+  } catch (error) {
+    // Nobody waits for it any more.
+    child.kill('SIGKILL');
+    throw error;
+  } finally {
+    child.unref();
+    for (const stream of child.stdio) (stream as { destroy?: () => void } | null)?.destroy?.();
+  }
+}
+
+/** The program to run: a path in the environment (`TSHYVE_VMM`), or the one that was built beside this code. */
+function ownProgram(name: string): string {
+  const override = process.env[name.toUpperCase().replaceAll('-', '_')];
+  const here = dirname(fileURLToPath(import.meta.url));
+  const candidates = [
+    ...(override === undefined || override === '' ? [] : [override]),
+    join(here, `${name}.cjs`),
+    join(here, '..', `${name}.cjs`),
+    // Running from the sources, as unit tests do.
+    join(here, '..', '..', 'dist', `${name}.cjs`),
+  ];
+  const found = candidates.find((path) => existsSync(path));
+  if (found === undefined) {
+    throw new TshyveError('internal', `The program ${name} is missing from this installation. Run "npm run build".`);
+  }
+  return found;
+}
+
+/** It lives on: it must not take itself for a plugin, nor keep what a shell had for one command. */
+function childEnvironment(): NodeJS.ProcessEnv {
+  return Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => {
+      return !name.startsWith('MACHINE_PLUGIN_') && name !== 'NODE_OPTIONS' && name !== 'NODE_EXTRA_CA_CERTS';
+    }),
+  );
+}
