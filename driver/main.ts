@@ -5,9 +5,10 @@ import { TshyveError, messageOf } from './base/index.js';
 /** A program of this package; argv is without node and script. */
 type Main = (argv: readonly string[]) => Promise<void> | void;
 
-/** One package, three programs: the name we are called by picks one, as with busybox. */
+/** One package, four programs: the name we are called by picks one, as with busybox. */
 const programs: Record<string, () => Promise<{ main: Main }>> = {
   'docker-machine-driver-tshyve': () => import('./plugin/main.js'),
+  'tshyve-switch': () => import('./user-network/main.js'),
   'tshyve-vmm': () => import('./supervisor/main.js'),
   tshyve: () => import('./cli/main.js'),
 };

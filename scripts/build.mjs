@@ -76,7 +76,7 @@ for (let target = queue.shift(); target !== undefined; target = queue.shift()) {
   sizes.push([chunks.get(target), output.bytes]);
   inputs[chunks.get(target)] = { imports: output.imports.map((item) => item.path), inputs: Object.keys(output.inputs) };
 }
-for (const program of ['tshyve', 'docker-machine-driver-tshyve', 'tshyve-vmm']) {
+for (const program of ['tshyve', 'docker-machine-driver-tshyve', 'tshyve-vmm', 'tshyve-switch']) {
   const path = join(dist, `${program}.cjs`);
   writeFileSync(path, `#!/usr/bin/env node\nrequire('./main.cjs').start('${program}');\n`);
   chmodSync(path, 0o755);

@@ -25,6 +25,7 @@ export class ForwardTable {
   readonly #hostAddress: string;
   readonly #binder: PortBinder;
   #forwards: readonly PortForward[] = [];
+  readonly #unbound = new Set<PortForward>();
 
   /** @param hostAddress the loopback address that belongs to the machine */
   constructor(hostAddress: string, binder: PortBinder) {
@@ -69,17 +70,27 @@ export class ForwardTable {
       throw new TshyveError('not-found', `No port ${String(port.hostPort)}/${port.protocol} is forwarded.`);
     }
     this.#forwards = this.#forwards.filter((forward) => forward !== found);
-    await this.#binder.unbind(found);
+    if (!this.#unbound.delete(found)) await this.#binder.unbind(found);
+  }
+
+  /** Whoever had bound them is gone: `renew` has to bind them all. */
+  forgetBindings(): void {
+    for (const forward of this.#forwards) this.#unbound.add(forward);
   }
 
   /**
-   * Binds all again at the ports they had: clients have been told them. For when whoever had bound them is gone.
+   * Binds those that are not, at the ports they had: clients have been told them.
    * @throws TshyveError of the first that cannot be had; the others are tried all the same
    */
   async renew(): Promise<void> {
     const failures: unknown[] = [];
-    for (const forward of this.#forwards) {
-      await this.#binder.bind(forward).catch((error: unknown) => failures.push(error));
+    for (const forward of [...this.#unbound]) {
+      try {
+        await this.#binder.bind(forward);
+        this.#unbound.delete(forward);
+      } catch (error) {
+        failures.push(error);
+      }
     }
     if (failures.length > 0) throw failures[0];
   }

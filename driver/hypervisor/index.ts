@@ -1,5 +1,6 @@
 import { TshyveError } from '../base/index.js';
 import { type Hypervisor, type HypervisorName, hypervisorNames } from './hypervisor.js';
+import type { SwitchEvent, SwitchSettings, UserSwitch } from './native/user-switch.js';
 
 export {
   type Hypervisor,
@@ -10,6 +11,7 @@ export {
   type VmExit,
   hypervisorNames,
 } from './hypervisor.js';
+export type { SwitchEvent, SwitchMachine, UserSwitch } from './native/user-switch.js';
 export { ADDED, ForwardTable, type HostPort, PUBLISHED, type PortBinder, isAt } from './forwards.js';
 export {
   type DiskSpec,
@@ -22,12 +24,31 @@ export {
   type ServiceSpec,
   type SocketFraming,
   type SocketNetworkSpec,
+  type SwitchNetworkSpec,
   type TapNetworkSpec,
   type VmSpec,
   portForwardSchema,
   protocols,
   vmSpecSchema,
 } from './vm-spec.js';
+
+/**
+ * Makes the switch of a user-mode network in this process; all its machines' frames and connections go through it.
+ * @throws TshyveError `precondition` when the native core or libslirp is missing
+ */
+export async function openUserSwitch(
+  settings: SwitchSettings,
+  onEvent: (event: SwitchEvent) => void,
+): Promise<UserSwitch> {
+  const { openSwitch } = await import('./native/user-switch.js');
+  return openSwitch(settings, onEvent);
+}
+
+/** @throws TshyveError `precondition` that says why there can be no user-mode networks of several machines here */
+export async function requireUserSwitch(): Promise<void> {
+  const { requireSwitch } = await import('./native/user-switch.js');
+  requireSwitch();
+}
 
 const backends: Record<HypervisorName, () => Promise<Hypervisor>> = {
   native: async () => (await import('./native/index.js')).native,

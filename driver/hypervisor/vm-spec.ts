@@ -30,7 +30,7 @@ export interface DiskSpec {
 }
 
 /** How the machine's network interface reaches the world. */
-export type NetworkSpec = UserNetworkSpec | TapNetworkSpec | SocketNetworkSpec;
+export type NetworkSpec = UserNetworkSpec | SwitchNetworkSpec | TapNetworkSpec | SocketNetworkSpec;
 
 interface InterfaceSpec {
   /** `aa:bb:cc:dd:ee:ff` */
@@ -46,6 +46,22 @@ export interface UserNetworkSpec extends InterfaceSpec {
   readonly hostAddress: string;
   readonly forwards: readonly PortForwardSpec[];
 }
+
+/** A user-mode network of several machines: a port at its switch, and forwarded ports that the switch binds. */
+export interface SwitchNetworkSpec extends InterfaceSpec {
+  readonly mode: 'switch';
+  /** Name of the network. */
+  readonly network: string;
+  /** The machine's end of the port, a unix datagram socket with one frame a datagram; made by the backend. */
+  readonly machineSocket: string;
+  /** The other end. It may come and go while the machine runs. */
+  readonly switchSocket: string;
+  readonly hostAddress: string;
+  readonly forwards: readonly PortForwardSpec[];
+}
+
+/** What the switch and everybody on it can take. */
+export const SWITCH_MTU = 65_520;
 
 /** A tap interface on a shared network, where the machine has an address of its own. */
 export interface TapNetworkSpec extends InterfaceSpec {
@@ -122,6 +138,15 @@ const networkSpec: v.GenericSchema<unknown, NetworkSpec> = v.variant('mode', [
   v.looseObject({
     mode: v.literal('user'),
     ...interfaceSpec,
+    hostAddress: v.string(),
+    forwards: v.array(forwardSpec),
+  }),
+  v.looseObject({
+    mode: v.literal('switch'),
+    ...interfaceSpec,
+    network: v.string(),
+    machineSocket: v.string(),
+    switchSocket: v.string(),
     hostAddress: v.string(),
     forwards: v.array(forwardSpec),
   }),

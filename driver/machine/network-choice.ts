@@ -3,13 +3,16 @@ import { type SocketChoice, parseSocketChoice, socketSyntax } from './socket-cho
 
 /** What `--tshyve-network` asks for. */
 export type NetworkChoice =
-  { readonly mode: 'user' } | { readonly mode: 'shared'; readonly network: string } | SocketChoice;
+  /** With others on the network of this name, if it has one; else alone. */
+  | { readonly mode: 'user'; readonly network?: string }
+  | { readonly mode: 'shared'; readonly network: string }
+  | SocketChoice;
 
 /** How the flag is written, for help and error texts. */
-export const networkChoices = `user, shared, shared:NAME for another shared network, or ${socketSyntax}`;
+export const networkChoices = `user, shared, user:NAME or shared:NAME for one of several networks, or ${socketSyntax}`;
 
 /**
- * Parses the value of `--tshyve-network`: `user`, `shared` (the shared network of that name), `shared:NAME` or
+ * Parses the value of `--tshyve-network`: `user`, `user:NAME`, `shared` (the shared network of that name), `shared:NAME` or
  * `socket:…`.
  * @throws TshyveError `usage` that names the flag
  */
@@ -17,7 +20,7 @@ export function parseNetworkChoice(text: string): NetworkChoice {
   if (text === 'user') return { mode: 'user' };
   if (text === 'shared') return { mode: 'shared', network: 'shared' };
   if (text.startsWith('socket:')) return parseSocketChoice(text);
-  const named = /^shared:([a-z0-9][a-z0-9-]{0,31})$/.exec(text)?.[1];
-  if (named !== undefined) return { mode: 'shared', network: named };
+  const [, mode, network] = /^(user|shared):([a-z0-9][a-z0-9-]{0,31})$/.exec(text) ?? [];
+  if (mode !== undefined && network !== undefined) return { mode: mode === 'user' ? 'user' : 'shared', network };
   throw new TshyveError('usage', `--tshyve-network is "${text}": give ${networkChoices}.`);
 }

@@ -29,6 +29,7 @@ import {
   type VmSpec,
   chooseHypervisor,
   isAt,
+  requireUserSwitch,
   selectHypervisor,
 } from '../hypervisor/index.js';
 import {
@@ -64,6 +65,7 @@ import {
   quickStatus,
   readSavedState,
 } from '../supervisor/index.js';
+import { portSockets } from '../user-network/index.js';
 import { type StoredConfig, configDefaults, mergeConfig, renderConfig } from './config.js';
 import { checkDiskImage, createDisk, importQcow2 } from './disk.js';
 import type { CreateFlag, Driver, FlagValue, MachineState, Operation } from './driver.js';
@@ -330,10 +332,10 @@ export class TshyveDriver implements Driver {
     change: (known: readonly AddedPort[], supervisor: SupervisorClient | undefined) => Promise<readonly AddedPort[]>,
   ): Promise<void> {
     await this.#requireMachine();
-    if (parseNetworkChoice(this.#config.Network).mode === 'shared') {
+    if (parseNetworkChoice(this.#config.Network).mode !== 'user') {
       throw new TshyveError(
         'precondition',
-        `Machine "${this.machineName}" is on a shared network: all its ports are reached at its own address ("tshyve ip ${this.machineName}").`,
+        `Machine "${this.machineName}" is on a network where it has an address of its own, with all its ports ("tshyve ip ${this.machineName}").`,
       );
     }
     await exclusively(this.#layout, operation, async () => {
@@ -456,6 +458,7 @@ export class TshyveDriver implements Driver {
     const choice = parseNetworkChoice(this.#config.Network);
     if (choice.mode === 'shared') await requireUp(choice.network);
     if (choice.mode === 'socket') await requirePeer(choice);
+    if (choice.mode === 'user' && choice.network !== undefined) await requireUserSwitch();
   }
 
   /** A supervisor that was killed has left the machine's interface. */
@@ -668,7 +671,10 @@ export class TshyveDriver implements Driver {
         return { name: ADDED, protocol, guestPort, hostPorts: [hostPort] };
       }),
     ];
-    return { mode: 'user', ...nic, hostAddress: record.hostAddress, forwards };
+    const { hostAddress } = record;
+    const { network } = choice;
+    if (network === undefined) return { mode: 'user', ...nic, hostAddress, forwards };
+    return { mode: 'switch', ...nic, network, ...portSockets(network, record.mac), hostAddress, forwards };
   }
 
   async #localImage(operation: Operation) {
@@ -690,7 +696,7 @@ export class TshyveDriver implements Driver {
 /** The network with the ports or the address that clients know from before the machine was suspended. */
 function asBefore(network: NetworkSpec, forwards: readonly PortForward[]): NetworkSpec {
   if (network.mode === 'socket' && network.services.some(({ at }) => at !== undefined)) return network;
-  if (network.mode !== 'user') {
+  if (!('forwards' in network)) {
     const address = forwards[0]?.hostAddress;
     return address === undefined ? network : { ...network, address };
   }

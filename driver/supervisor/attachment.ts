@@ -1,5 +1,5 @@
 import { type Log, TshyveError, messageOf, sleep } from '../base/index.js';
-import type { NetworkSpec, TapNetworkSpec } from '../hypervisor/index.js';
+import type { ForwardTable, NetworkSpec, TapNetworkSpec } from '../hypervisor/index.js';
 import {
   type Lease,
   type LeaseFile,
@@ -12,13 +12,16 @@ import {
   readBaseline,
   readDefinition,
 } from '../network/index.js';
+import { Membership } from '../user-network/index.js';
 
 /** One look lasts this long; then the next begins, as long as the machine runs. */
 const LOOK_MS = 3_600_000;
 const RETRY_MS = 5_000;
 
-/** What a machine on a shared network needs of the host: its interface, and somebody who learns its address. */
+/** What a machine on a network with others needs of the host: its interface or port, and somebody who learns its address. */
 export interface Attachment {
+  /** The machine's forwards, where this binds them and not the hypervisor. */
+  readonly ports?: ForwardTable;
   /** Tells each address the machine gets, now and later, until `detach`. */
   watch(onAddress: (address: string) => void): void;
   /** Takes the interface away; never rejects. */
@@ -31,6 +34,16 @@ export interface Attachment {
  * @throws TshyveError `precondition` when the network is down or may not be used
  */
 export async function attach(network: NetworkSpec, machineName: string, log: Log): Promise<Attachment | undefined> {
+  if (network.mode === 'switch') {
+    const membership = await Membership.join(network, log);
+    return {
+      ports: membership.ports,
+      watch: (onAddress) => {
+        membership.watch(onAddress);
+      },
+      detach: () => membership.leave(),
+    };
+  }
   if (network.mode !== 'tap') return undefined;
   const definition = await readDefinition(network.network);
   await attachTap({ network: network.network, mac: network.mac, machineName });

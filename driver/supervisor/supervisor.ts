@@ -108,8 +108,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
       },
       onAddress: (address) => {
         this.#sawLease = true;
-        if (spec.network.mode !== 'user') this.#setAddress(address);
-        else if (this.#mayReport()) this.#record('lease', address);
+        this.#onAddress(address);
       },
       ...this.#resumeOptions(),
     });
@@ -123,7 +122,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     this.#state = 'running';
     this.#record('launched', vm.accelerator);
     this.#attachment?.watch((address) => {
-      this.#setAddress(address);
+      this.#onAddress(address);
     });
     // A state from before this boot is worth nothing; one that was resumed is used up.
     if (this.#request.resume === true) this.#record('resumed', '');
@@ -197,14 +196,16 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
 
   /** @throws TshyveError `not-running`; `precondition` when the port cannot be had */
   async addForward(spec: PortForwardSpec): Promise<PortForward> {
-    const forward = await this.#running().addForward(spec);
+    const vm = this.#running();
+    const forward = await (this.#attachment?.ports?.add(spec) ?? vm.addForward(spec));
     await this.publish();
     return forward;
   }
 
   /** @throws TshyveError `not-running`, `not-found` */
   async removeForward(port: HostPort): Promise<void> {
-    await this.#running().removeForward(port);
+    const vm = this.#running();
+    await (this.#attachment?.ports?.remove(port) ?? vm.removeForward(port));
     await this.publish();
   }
 
@@ -233,14 +234,14 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
 
   #hostAddress(): string {
     const { network } = this.#request.spec;
-    if (network.mode === 'user') return network.hostAddress;
+    if ('hostAddress' in network) return network.hostAddress;
     return this.#forwards().find(({ name }) => name === 'ssh')?.hostAddress ?? this.#address;
   }
 
   /** Where the machine's services are reached; none as long as that is not known. */
   #forwards(): readonly PortForward[] {
     const { network } = this.#request.spec;
-    if (network.mode === 'user') return this.#vm?.forwards ?? [];
+    if ('hostAddress' in network) return this.#attachment?.ports?.forwards ?? this.#vm?.forwards ?? [];
     const own = this.#address;
     const services: readonly { name: string; guestPort: number; at?: ServiceAddress }[] = network.services;
     return services.flatMap(({ name, guestPort, at }) => {
@@ -257,6 +258,11 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     const { network } = this.#request.spec;
     const isUnicast = isIPv4(address) && !/^(0|127|22[4-9]|2[345]\d)\./.test(address);
     if (network.mode === 'socket' && !this.#sawLease && isUnicast) this.#setAddress(address);
+  }
+
+  #onAddress(address: string): void {
+    if (!('hostAddress' in this.#request.spec.network)) this.#setAddress(address);
+    else if (this.#mayReport()) this.#record('lease', address);
   }
 
   #setAddress(address: string): void {

@@ -158,8 +158,10 @@ class NativeVirtualMachine implements VirtualMachine {
   async #forward(): Promise<void> {
     const { network } = this.#spec;
     if (this.#ports === undefined || network.mode !== 'user') return;
-    if (this.#ports.forwards.length > 0) await this.#ports.renew();
-    else for (const forward of network.forwards) await this.#ports.add(forward);
+    if (this.#ports.forwards.length > 0) {
+      this.#ports.forgetBindings();
+      await this.#ports.renew();
+    } else for (const forward of network.forwards) await this.#ports.add(forward);
   }
 
   #onEvent(event: NativeEvent): void {

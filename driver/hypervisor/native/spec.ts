@@ -1,4 +1,4 @@
-import type { SocketNetworkSpec, VmSpec } from '../vm-spec.js';
+import { SWITCH_MTU, type SocketNetworkSpec, type VmSpec } from '../vm-spec.js';
 import type { NativeMachineSpec, NativeNetwork } from './addon.js';
 
 /** More queues than this bring nothing for one file. */
@@ -33,6 +33,10 @@ function networkBackend({ network, uuid }: VmSpec, frameSocket: string): NativeN
   switch (network.mode) {
     case 'user':
       return { kind: 'user', hostname: network.hostname };
+    case 'switch': {
+      const { machineSocket, switchSocket } = network;
+      return { kind: 'datagram', localPath: machineSocket, path: switchSocket, connectionless: true, mtu: SWITCH_MTU };
+    }
     case 'tap':
       return { kind: 'tap', interfaceName: network.interface, vhost: true };
     case 'socket':

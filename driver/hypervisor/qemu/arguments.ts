@@ -1,4 +1,4 @@
-import type { NetworkSpec, VmSpec } from '../vm-spec.js';
+import { type NetworkSpec, SWITCH_MTU, type VmSpec } from '../vm-spec.js';
 
 export type Accelerator = 'kvm' | 'hvf' | 'tcg';
 
@@ -58,7 +58,13 @@ export function qemuArguments(
     '-netdev',
     JSON.stringify({ id: 'net0', ...netdev(spec.network, sockets.frames) }),
     '-device',
-    JSON.stringify({ driver: 'virtio-net-pci', netdev: 'net0', mac, romfile: '' }),
+    JSON.stringify({
+      driver: 'virtio-net-pci',
+      netdev: 'net0',
+      mac,
+      romfile: '',
+      ...(spec.network.mode === 'switch' ? { host_mtu: SWITCH_MTU } : {}),
+    }),
   );
   args.push('-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0');
   if (process.platform === 'linux') {
@@ -71,6 +77,13 @@ function netdev(network: NetworkSpec, frames: string): Record<string, unknown> {
   switch (network.mode) {
     case 'user':
       return { type: 'user', hostname: network.hostname, restrict: false };
+    case 'switch':
+      // Since QEMU 7.2. It sends to a path, so that a switch that comes back is reached again.
+      return {
+        type: 'dgram',
+        local: { type: 'unix', path: network.machineSocket },
+        remote: { type: 'unix', path: network.switchSocket },
+      };
     case 'tap':
       return { type: 'tap', ifname: network.interface, script: 'no', downscript: 'no' };
     case 'socket':

@@ -1,3 +1,6 @@
+import coerce from 'semver/functions/coerce.js';
+import lt from 'semver/functions/lt.js';
+
 import { TshyveError } from '../../base/index.js';
 import type { Hypervisor, LaunchOptions, ProbeResult, VirtualMachine } from '../hypervisor.js';
 import type { VmSpec } from '../vm-spec.js';
@@ -5,6 +8,8 @@ import type { Accelerator } from './arguments.js';
 import { findQemu, qemuMissing, qemuVersion, versionFinding } from './binary.js';
 import { probeKvm } from './kvm-probe.js';
 import { launchQemu } from './qemu-machine.js';
+
+const DATAGRAMS_SINCE = '7.2.0';
 
 /** QEMU over QMP, with the best accelerator this host has. `TSHYVE_ACCEL` (kvm, hvf, tcg) overrides the choice. */
 export const qemu: Hypervisor = {
@@ -23,11 +28,22 @@ export const qemu: Hypervisor = {
   async launch(spec: VmSpec, options: LaunchOptions): Promise<VirtualMachine> {
     const path = await findQemu();
     if (path === undefined) throw qemuMissing();
+    if (spec.network.mode === 'switch') await requireDatagrams(path, options.signal);
     const { accelerator, notes } = await chooseAccelerator(path, options.signal);
     for (const note of notes) options.log.debug(note);
     return launchQemu(path, accelerator, spec, options);
   },
 };
+
+/** @throws TshyveError `precondition` for a QEMU that has no -netdev dgram */
+async function requireDatagrams(path: string, signal?: AbortSignal): Promise<void> {
+  const version = await qemuVersion(path, signal);
+  if (!lt(coerce(version) ?? '0.0.0', DATAGRAMS_SINCE)) return;
+  throw new TshyveError(
+    'precondition',
+    `QEMU ${version} is too old for a network of several machines: ${DATAGRAMS_SINCE} or newer is needed. Upgrade it, or use --tshyve-network user.`,
+  );
+}
 
 async function chooseAccelerator(
   path: string,

@@ -12,6 +12,7 @@ const at = (hostAddress: string, hostPort: number) => ({ hostAddress, hostPort }
 
 test.each([
   ['user', { mode: 'user' }],
+  ['user:lab', { mode: 'user', network: 'lab' }],
   ['shared', { mode: 'shared', network: 'shared' }],
   ['shared:lab-2', { mode: 'shared', network: 'lab-2' }],
   ['socket:stream:/run/s', { mode: 'socket', framing: 'stream', path: '/run/s' }],
@@ -29,9 +30,12 @@ test.each([
   expect(parseNetworkChoice(text)).toEqual(expected);
 });
 
-test.each(['', 'bridged', 'shared:', 'shared:../x', 'shared:UP', 'User'])('%j is refused with the choices', (text) => {
-  expect(() => parseNetworkChoice(text)).toThrow('--tshyve-network is "' + text + '": give user, shared');
-});
+test.each(['', 'bridged', 'shared:', 'shared:../x', 'shared:UP', 'User', 'user:', 'user:a/b', 'user:a,b'])(
+  '%j is refused with the choices',
+  (text) => {
+    expect(() => parseNetworkChoice(text)).toThrow('--tshyve-network is "' + text + '": give user, shared');
+  },
+);
 
 test.each([
   ['socket:', /"" is no kind of socket. Write socket:KIND:PATH.*KIND one of stream, datagram, .*vpnkit/],

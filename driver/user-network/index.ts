@@ -1,0 +1,2 @@
+export { Membership } from './membership.js';
+export { portSockets } from './place.js';
