@@ -138,7 +138,7 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('a user-mode
       message: expect.stringContaining('TSHYVE_ADDON') as string,
     });
     delete process.env['TSHYVE_ADDON'];
-    expect(processes('third')).toEqual([]);
+    await expect.poll(() => processes('third')).toEqual([]);
     // What a killed process leaves does not keep the next one from starting.
     writeFileSync(join(folder, 'run/net-third/switch.sock'), '');
     await join_(1, [], 'third');
