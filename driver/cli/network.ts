@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, realpathSync } from 'node:fs';
 
 import type { Command } from 'commander';
 
@@ -7,11 +7,19 @@ import { type Log, TshyveError, messageOf, within } from '../base/index.js';
 import {
   NetworkKeeper,
   type NetworkReport,
+  type Permitted,
+  accountId,
   checkNetworkName,
   inspectNetwork,
+  installUnit,
   listNetworks,
   networkPlace,
+  notifySystemd,
+  permit,
   removeNetwork,
+  removeUnit,
+  startUnit,
+  unitName,
 } from '../network/index.js';
 import type { Context } from './context.js';
 import { table } from './list.js';
@@ -33,10 +41,15 @@ export function addNetworkCommands(program: Command, action: Action): void {
     .command('up [name]')
     .description('bring a network up (default name: shared); it stays up until "down" or a reboot of the host')
     .option('--foreground', 'keep it up as long as this command runs, for a service manager')
+    .option('--boot', 'bring it up at each boot of the host too, by a systemd unit that "down" removes')
+    .option('--user <name>', 'who may attach machines without root, instead of those said before; repeatable', collect)
+    .option('--group <name>', 'the same for all members of a group', collect)
     .action(
-      action((context, name: string | undefined, options: { foreground?: boolean }) =>
-        options.foreground === true ? keep(name ?? 'shared') : up(context, name ?? 'shared'),
-      ),
+      action(async (context, name: string | undefined, options: UpOptions) => {
+        const permitted = await permittedBy(options);
+        if (options.foreground === true) await keep(name ?? 'shared', permitted);
+        else await up(context, name ?? 'shared', permitted, options.boot === true);
+      }),
     );
   network
     .command('down [name]')
@@ -45,6 +58,7 @@ export function addNetworkCommands(program: Command, action: Action): void {
     .action(
       action(async (context, name: string | undefined, options: { force?: boolean }) => {
         await removeNetwork(name ?? 'shared', { force: options.force === true });
+        await removeUnit(name ?? 'shared');
         context.operation.log.info(`Network "${name ?? 'shared'}" is down`);
       }),
     );
@@ -68,6 +82,26 @@ export function addNetworkCommands(program: Command, action: Action): void {
     );
 }
 
+interface UpOptions {
+  readonly foreground?: boolean;
+  readonly boot?: boolean;
+  readonly user?: readonly string[];
+  readonly group?: readonly string[];
+}
+
+function collect(value: string, before: readonly string[] = []): readonly string[] {
+  return [...before, value];
+}
+
+/** @returns undefined when nobody was said: it stays as it is */
+async function permittedBy({ user, group }: UpOptions): Promise<Permitted | undefined> {
+  if (user === undefined && group === undefined) return undefined;
+  return {
+    users: await Promise.all((user ?? []).map((name) => accountId('user', name))),
+    groups: await Promise.all((group ?? []).map((name) => accountId('group', name))),
+  };
+}
+
 function networkTable(networks: readonly NetworkReport[]): string {
   return table([
     ['NAME', 'STATE', 'SUBNET', 'GATEWAY', 'MACHINES'],
@@ -77,21 +111,50 @@ function networkTable(networks: readonly NetworkReport[]): string {
   ]);
 }
 
-/** Starts the keeper of a network in a session of its own and waits until the network is up. */
-async function up(context: Context, name: string): Promise<void> {
+/** Brings a network up, and has that done at each boot if asked to. */
+async function up(context: Context, name: string, permitted: Permitted | undefined, boot: boolean): Promise<void> {
+  const { log, signal } = context.operation;
   const place = networkPlace(checkNetworkName(name));
   try {
     mkdirSync(place.folder, { recursive: true, mode: 0o755 });
+    closeSync(openSync(place.log, 'a', 0o644));
   } catch (error) {
     throw new TshyveError(
       'precondition',
-      `Cannot make ${place.folder}: ${messageOf(error)}. A network needs root once: run "sudo tshyve network up ${name}".`,
+      `Cannot write in ${place.folder}: ${messageOf(error)}. A network needs root once: run "sudo tshyve network up ${name}".`,
       { cause: error },
     );
   }
-  const [, script = ''] = process.argv;
+  const command = { program: process.execPath, script: realpathSync(process.argv[1] ?? '') };
+  const bySystemd = boot && (await installUnit(name, command));
+  if ((await inspectNetwork(name).catch(() => undefined))?.state === 'up') {
+    if (permitted !== undefined) await permit(name, permitted);
+    log.info(`Network "${name}" is up already`);
+  } else {
+    if (bySystemd) {
+      await startUnit(name);
+      if (permitted !== undefined) await permit(name, permitted);
+    } else await startKeeper(command, name, permitted, signal);
+    const { ipv4, gateway } = await inspectNetwork(name);
+    log.info(`Network "${name}" is up: ${ipv4}, the host is ${gateway}`);
+  }
+  if (boot) log.info(`It comes up at each boot: ${unitName(name)}${bySystemd ? '' : ' (systemd does not run now)'}`);
+}
+
+/** Starts the keeper of a network in a session of its own and waits until the network is up. */
+async function startKeeper(
+  { program, script }: { program: string; script: string },
+  name: string,
+  permitted: Permitted | undefined,
+  signal: AbortSignal,
+): Promise<void> {
+  const place = networkPlace(name);
   const log = openSync(place.log, 'a', 0o644);
-  const child = spawn(process.execPath, [script, 'network', 'up', name, '--foreground'], {
+  const who = [
+    ...(permitted?.users ?? []).flatMap((id) => ['--user', String(id)]),
+    ...(permitted?.groups ?? []).flatMap((id) => ['--group', String(id)]),
+  ];
+  const child = spawn(program, [script, 'network', 'up', name, '--foreground', ...who], {
     cwd: '/',
     detached: true,
     stdio: ['ignore', 'pipe', log],
@@ -112,12 +175,11 @@ async function up(context: Context, name: string): Promise<void> {
     child.on('error', reject);
   });
   try {
-    const answer = await within(answered, UP_TIMEOUT_MS, `the network "${name}"`, context.operation.signal);
+    const answer = await within(answered, UP_TIMEOUT_MS, `the network "${name}"`, signal);
     if (answer === ALREADY_UP) {
-      context.operation.log.info(`Network "${name}" is up already`);
-      return;
-    }
-    if (answer !== READY) throw parseFailure(answer, place.log);
+      // Somebody else was faster.
+      if (permitted !== undefined) await permit(name, permitted);
+    } else if (answer !== READY) throw parseFailure(answer, place.log);
   } catch (error) {
     child.kill('SIGTERM');
     throw error;
@@ -125,8 +187,6 @@ async function up(context: Context, name: string): Promise<void> {
     child.unref();
     stdout.destroy();
   }
-  const { ipv4, gateway } = await inspectNetwork(name);
-  context.operation.log.info(`Network "${name}" is up: ${ipv4}, the host is ${gateway}`);
 }
 
 function parseFailure(answer: string, log: string): TshyveError {
@@ -142,15 +202,17 @@ function parseFailure(answer: string, log: string): TshyveError {
 }
 
 /** The keeper itself: holds the network up until a signal ends it. */
-async function keep(name: string): Promise<void> {
+async function keep(name: string, permitted: Permitted | undefined): Promise<void> {
   const write = (line: string) => process.stderr.write(`${new Date().toISOString()} ${line}\n`);
   const log: Log = { info: write, debug: write };
+  // Other commands take it for the end of their terminal.
+  process.removeAllListeners('SIGHUP');
   process.on('SIGHUP', () => undefined);
   // The one who started us has gone by the time anything more is said.
   process.stdout.on('error', () => undefined);
   let keeper: NetworkKeeper;
   try {
-    keeper = await NetworkKeeper.start(name, log);
+    keeper = await NetworkKeeper.start(name, log, permitted);
   } catch (error) {
     if (TshyveError.is(error, 'busy')) {
       process.stdout.write(`${ALREADY_UP}\n`);
@@ -162,6 +224,11 @@ async function keep(name: string): Promise<void> {
     return;
   }
   process.stdout.write(`${READY}\n`);
+  await notifySystemd().catch((error: unknown) => write(messageOf(error)));
+  // Sent when somebody else may attach machines now.
+  process.on('SIGHUP', () => {
+    keeper.reload().catch((error: unknown) => write(messageOf(error)));
+  });
   await new Promise<void>((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       process.removeAllListeners(signal);

@@ -465,7 +465,8 @@ export class TshyveDriver implements Driver {
   async #leaveNetwork(): Promise<void> {
     const choice = this.#config.Network.startsWith('shared') ? parseNetworkChoice(this.#config.Network) : undefined;
     if (choice?.mode !== 'shared') return;
-    await detachTap(choice.network, macFor(this.#config.StorePath, this.#config.MachineName));
+    const { StorePath, MachineName } = this.#config;
+    await detachTap(choice.network, macFor(StorePath, MachineName), MachineName);
   }
 
   /** On a user-mode network a machine has a loopback address for itself. */

@@ -73,14 +73,14 @@ export async function attach(network: NetworkSpec, machineName: string, log: Log
     watch: (onAddress) => void look(onAddress),
     detach: async () => {
       over.abort();
-      await leave(network, log);
+      await leave(network, machineName, log);
     },
   };
 }
 
-async function leave(network: TapNetworkSpec, log: Log): Promise<void> {
+async function leave(network: TapNetworkSpec, machineName: string, log: Log): Promise<void> {
   try {
-    await detachTap(network.network, network.mac);
+    await detachTap(network.network, network.mac, machineName);
   } catch (error) {
     log.info(`The interface ${network.interface} stays: ${messageOf(error)}`);
   }

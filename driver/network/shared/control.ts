@@ -1,6 +1,8 @@
 import { readFile, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 
 import { TshyveError, sleep } from '../../base/index.js';
+import type { Permitted } from './accounts.js';
 import {
   type NetworkDefinition,
   bridgeName,
@@ -9,13 +11,16 @@ import {
   networkNames,
   networkPlace,
   readDefinition,
+  writeDefinition,
 } from './definition.js';
 import { interfaceExists, must } from './host.js';
 import { isUp, keeperPid } from './liveness.js';
 import { nftablesRemoval } from './nftables.js';
 import { formatSubnet } from './subnet.js';
+import { accessSocket } from './tap-requests.js';
 
 const DOWN_TIMEOUT_MS = 20_000;
+const PERMIT_TIMEOUT_MS = 5_000;
 
 export interface NetworkReport {
   readonly name: string;
@@ -27,6 +32,8 @@ export interface NetworkReport {
   readonly gateway: string;
   /** Interfaces of machines on the bridge. */
   readonly interfaces: readonly string[];
+  /** Numbers of the users and groups that may attach machines, besides root. */
+  readonly permitted: Permitted;
 }
 
 /** @throws TshyveError `not-found` */
@@ -63,6 +70,7 @@ async function report(definition: NetworkDefinition): Promise<NetworkReport> {
     ipv6: definition.ipv6,
     gateway: gateway(definition),
     interfaces: await bridgePorts(bridge),
+    permitted: definition.permitted,
   };
 }
 
@@ -94,6 +102,35 @@ export async function removeNetwork(name: string, options: { readonly force: boo
     await must('ip', ['link', 'delete', bridge]);
   }
   await rm(place.folder, { recursive: true, force: true });
+}
+
+/**
+ * Changes who may attach machines to a network that is up; the keeper listens for them when this resolves.
+ * @throws TshyveError `not-found`, `precondition` when we are not root, `timeout`
+ */
+export async function permit(name: string, permitted: Permitted): Promise<void> {
+  const definition = await readDefinition(checkNetworkName(name));
+  if (definition === undefined) throw new TshyveError('not-found', `There is no network "${name}".`);
+  await writeDefinition({ ...definition, permitted });
+  const place = networkPlace(name);
+  const pid = keeperPid(await readFile(place.status, 'utf8').catch(() => ''));
+  if (pid !== undefined) process.kill(pid, 'SIGHUP');
+  const wanted = [
+    ...permitted.users.map((id) => accessSocket(place, { kind: 'user', id })),
+    ...permitted.groups.map((id) => accessSocket(place, { kind: 'group', id })),
+  ].sort();
+  const served = async () => {
+    const names = await readdir(place.access).catch(() => []);
+    return names.map((name) => join(place.access, name)).sort();
+  };
+  const deadline = performance.now() + PERMIT_TIMEOUT_MS;
+  // The keeper makes and removes the sockets; its answer to a signal is that.
+  while (JSON.stringify(await served()) !== JSON.stringify([...new Set(wanted)])) {
+    if (performance.now() > deadline) {
+      throw new TshyveError('timeout', `The keeper of the network "${name}" does not listen; ${place.log} says why.`);
+    }
+    await sleep(20);
+  }
 }
 
 async function endKeeper(name: string): Promise<void> {

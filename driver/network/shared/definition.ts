@@ -3,6 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { TshyveError, codeOf, fileError, readTextIfPresent, writeFileAtomic } from '../../base/index.js';
+import type { Permitted } from './accounts.js';
 import { type Subnet, formatSubnet, hostAt, parseSubnet } from './subnet.js';
 
 const VERSION = 1;
@@ -19,6 +20,8 @@ export interface NetworkDefinition {
   readonly ipv4: Subnet;
   /** ULA prefix, e.g. `fd12:3456:789a:1::/64` */
   readonly ipv6: string;
+  /** Who may attach machines, besides root. */
+  readonly permitted: Permitted;
 }
 
 /** Where a network's files lie. */
@@ -30,6 +33,8 @@ export interface NetworkPlace {
   readonly leases: string;
   /** One file per machine: its MAC and name, read by dnsmasq when it appears (dnsmasq(8), --dhcp-hostsdir). */
   readonly hosts: string;
+  /** Sockets by which others than root ask for interfaces; see TapService. */
+  readonly access: string;
   readonly dnsmasqConfig: string;
   readonly log: string;
   readonly status: string;
@@ -60,6 +65,7 @@ export function networkPlace(name: string): NetworkPlace {
     lock: join(folder, 'keeper.lock'),
     leases: join(folder, 'dnsmasq.leases'),
     hosts: join(folder, 'hosts'),
+    access: join(folder, 'access'),
     dnsmasqConfig: join(folder, 'dnsmasq.conf'),
     log: join(folder, 'keeper.log'),
     status: join(folder, 'status.json'),
@@ -116,13 +122,23 @@ export function parseDefinition(text: string, name: string, path: string): Netwo
     throw bad('is not valid JSON');
   }
   if (typeof value !== 'object' || value === null) throw bad('is not a JSON object');
-  const { version, ipv4, ipv6 } = value as Record<string, unknown>;
+  const { version, ipv4, ipv6, permitted } = value as Record<string, unknown>;
   if (version !== VERSION) throw bad(`has version ${String(version)}, this program knows ${String(VERSION)}`);
   const subnet = typeof ipv4 === 'string' ? parseSubnet(ipv4) : undefined;
   if (subnet?.length !== 24) throw bad('has no valid "ipv4"');
   if (typeof ipv6 !== 'string' || !/^fd[0-9a-f]{2}(:[0-9a-f]{4}){3}::\/64$/.test(ipv6))
     throw bad('has no valid "ipv6"');
-  return { version: VERSION, name, ipv4: subnet, ipv6 };
+  const known = permitted === undefined ? { users: [], groups: [] } : parsePermitted(permitted);
+  if (known === undefined) throw bad('has no valid "permitted"');
+  return { version: VERSION, name, ipv4: subnet, ipv6, permitted: known };
+}
+
+function parsePermitted(value: unknown): Permitted | undefined {
+  if (typeof value !== 'object' || value === null) return undefined;
+  const { users, groups } = value as Record<string, unknown>;
+  const isIds = (list: unknown): list is number[] =>
+    Array.isArray(list) && list.every((id) => Number.isInteger(id) && id >= 0 && id < 2 ** 32 - 1);
+  return isIds(users) && isIds(groups) ? { users, groups } : undefined;
 }
 
 /** The names of all networks of this host. */

@@ -3,6 +3,7 @@ import { access, mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 
 import { type FileLock, type Log, TshyveError, lockFile, messageOf, sleep, writeFileAtomic } from '../../base/index.js';
+import type { Permitted } from './accounts.js';
 import {
   type NetworkDefinition,
   type NetworkPlace,
@@ -21,6 +22,7 @@ import { othersAreUp } from './liveness.js';
 import { nftablesRemoval, nftablesRules } from './nftables.js';
 import { watchResolver } from './resolver-watch.js';
 import { chooseIPv6Prefix, chooseSubnet, formatSubnet, overlaps } from './subnet.js';
+import { TapService } from './tap-service.js';
 
 /** dnsmasq that ends sooner than this after its start counts as failing. */
 const HEALTHY_MS = 5_000;
@@ -39,6 +41,7 @@ export class NetworkKeeper {
   readonly #definition: NetworkDefinition;
   readonly #lock: FileLock;
   readonly #ended = new AbortController();
+  readonly #taps: TapService;
   #dnsmasq: ChildProcess | undefined;
   #monitor: ChildProcess | undefined;
   #stopping = false;
@@ -50,19 +53,21 @@ export class NetworkKeeper {
     this.#place = networkPlace(definition.name);
     this.#lock = lock;
     this.#log = log;
+    this.#taps = new TapService(definition.name, this.#place, log);
   }
 
   /**
    * Brings a network up; resolves once DHCP and DNS answer. Whatever an earlier keeper has left is taken over.
+   * @param permitted who may attach machines from now on; undefined: those who might before
    * @throws TshyveError `busy` when it is up, `precondition` when the host lacks a program, a permission or a subnet
    */
-  static async start(name: string, log: Log): Promise<NetworkKeeper> {
+  static async start(name: string, log: Log, permitted?: Permitted): Promise<NetworkKeeper> {
     checkNetworkName(name);
     const place = networkPlace(name);
     await mkdir(place.hosts, { recursive: true, mode: 0o755 });
     const lock = await lockFile(place.lock);
     try {
-      const definition = await define(name);
+      const definition = await define(name, permitted);
       const keeper = new NetworkKeeper(definition, lock, log);
       try {
         await keeper.#raise();
@@ -81,6 +86,12 @@ export class NetworkKeeper {
     return this.#definition;
   }
 
+  /** Reads again who may attach machines. */
+  async reload(): Promise<void> {
+    const definition = await readDefinition(this.#definition.name);
+    if (definition !== undefined && !this.#stopping) await this.#taps.permit(definition.permitted);
+  }
+
   /** Takes the network down and leaves nothing of it on the host but its definition and leases. */
   async stop(): Promise<void> {
     if (this.#stopping) return;
@@ -92,10 +103,13 @@ export class NetworkKeeper {
 
   async #raise(): Promise<void> {
     await this.#makeBridge();
+    // Those of machines that outlived an earlier keeper.
+    await reattachTaps(bridgeName(this.#definition.name), this.#place);
     await enableForwarding();
     await must('nft', ['-f', '-'], nftablesRules(this.#definition));
     await this.#befriendDocker('-I');
     await this.#startServing();
+    await this.#taps.permit(this.#definition.permitted);
     this.#watchBridge();
     watchResolver(RESOLV_CONF, () => this.#dnsmasq?.kill('SIGHUP'), this.#ended.signal);
     const status = {
@@ -111,6 +125,7 @@ export class NetworkKeeper {
     this.#stopping = true;
     this.#ended.abort();
     this.#monitor?.kill();
+    await this.#taps.close();
     await this.#stopServing();
     const attempt = async (what: string, act: () => Promise<unknown>) => {
       try {
@@ -279,7 +294,7 @@ async function ipv6Allowed(bridge: string): Promise<boolean> {
 }
 
 /** The definition of a network; a subnet that the host meanwhile uses otherwise is replaced by a free one. */
-async function define(name: string): Promise<NetworkDefinition> {
+async function define(name: string, permitted: Permitted | undefined): Promise<NetworkDefinition> {
   const known = await readDefinition(name).catch((error: unknown) => {
     // A damaged file holds nothing that cannot be chosen again.
     if (TshyveError.is(error, 'invalid-config')) return undefined;
@@ -288,7 +303,12 @@ async function define(name: string): Promise<NetworkDefinition> {
   const bridge = bridgeName(name);
   const own = interfaceExists(bridge) && known !== undefined;
   const taken = await routedSubnets();
-  if (known !== undefined && (own || !taken.some((other) => overlaps(other, known.ipv4)))) return known;
+  if (known !== undefined && (own || !taken.some((other) => overlaps(other, known.ipv4)))) {
+    if (permitted === undefined) return known;
+    const changed = { ...known, permitted };
+    await writeDefinition(changed);
+    return changed;
+  }
   const ipv4 = chooseSubnet(name, taken);
   if (ipv4 === undefined) {
     throw new TshyveError(
@@ -296,7 +316,13 @@ async function define(name: string): Promise<NetworkDefinition> {
       'No private /24 network is free on this host: every one has a route already.',
     );
   }
-  const definition = { version: 1 as const, name, ipv4, ipv6: chooseIPv6Prefix(`${name} ${formatSubnet(ipv4)}`) };
+  const definition = {
+    version: 1 as const,
+    name,
+    ipv4,
+    ipv6: chooseIPv6Prefix(`${name} ${formatSubnet(ipv4)}`),
+    permitted: permitted ?? known?.permitted ?? { users: [], groups: [] },
+  };
   await writeDefinition(definition);
   return definition;
 }

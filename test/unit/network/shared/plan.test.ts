@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest';
 
 import { bridgeName, parseDefinition, tapName } from '../../../../driver/network/shared/definition.js';
 import { parseRoutes } from '../../../../driver/network/shared/host.js';
+import { quote, serviceUnit, unitName } from '../../../../driver/network/shared/service-unit.js';
 import {
   type Subnet,
   chooseIPv6Prefix,
@@ -91,4 +92,43 @@ test.each([
   ['{"version":1,"ipv4":"10.0.0.0/24","ipv6":"2001:db8::/64"}', 'has no valid "ipv6"'],
 ])('the definition %j is refused', (text, why) => {
   expect(() => parseDefinition(text, 'a', '/x')).toThrow(why);
+});
+
+test.each([
+  [undefined, { users: [], groups: [] }],
+  [
+    { users: [1000], groups: [5] },
+    { users: [1000], groups: [5] },
+  ],
+])('who may attach: %j', (permitted, expected) => {
+  const text = JSON.stringify({ version: 1, ipv4: '10.1.2.0/24', ipv6: 'fd00:0001:0002:0003::/64', permitted });
+  expect(parseDefinition(text, 'a', '/x').permitted).toEqual(expected);
+});
+
+test.each([[{}], [{ users: [-1], groups: [] }], [{ users: [0.5], groups: [] }], [{ users: ['0'], groups: [] }], [7]])(
+  'who may attach is refused: %j',
+  (permitted) => {
+    const text = JSON.stringify({ version: 1, ipv4: '10.1.2.0/24', ipv6: 'fd00:0001:0002:0003::/64', permitted });
+    expect(() => parseDefinition(text, 'a', '/x')).toThrow('has no valid "permitted"');
+  },
+);
+
+test.each([
+  ['/usr/bin/node', '/usr/bin/node'],
+  ['/opt/my tools/tshyve', '"/opt/my tools/tshyve"'],
+  ['/opt/100%/$HOME', '/opt/100%%/$$HOME'],
+  ['/a"b\\c', '"/a\\"b\\\\c"'],
+])('a unit writes %s as %s', (word, expected) => {
+  expect(quote(word)).toBe(expected);
+});
+
+test('a unit names its network and the paths it needs', () => {
+  const text = serviceUnit(
+    'lab',
+    { program: '/usr/bin/node', script: '/opt/a b/tshyve.cjs' },
+    '/var/lib/tshyve/networks',
+  );
+  expect(unitName('lab')).toBe('tshyve-network-lab.service');
+  expect(text).toContain('\nExecStart=/usr/bin/node "/opt/a b/tshyve.cjs" network up lab --foreground\n');
+  expect(text).toContain('\nReadWritePaths=/var/lib/tshyve/networks -/run/xtables.lock\n');
 });
