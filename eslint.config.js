@@ -9,7 +9,7 @@ const below = {
   hypervisor: ['base'],
   image: ['base'],
   guest: ['base'],
-  supervisor: ['base', 'grpc', 'hypervisor', 'network', 'user-network'],
+  supervisor: ['base', 'grpc', 'guest', 'hypervisor', 'network', 'user-network'],
   machine: ['base', 'hypervisor', 'network', 'image', 'guest', 'supervisor', 'user-network'],
   plugin: ['base', 'grpc', 'machine'],
   cli: ['base', 'guest', 'hypervisor', 'machine', 'network'],

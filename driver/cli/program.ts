@@ -178,8 +178,10 @@ function addCreate(program: Command, action: Action): void {
         throw new InvalidArgumentError(messageOf(error));
       }
     };
-    command.addOption(describe(new Option(`--${short} <value>`, flag.usage), flag).argParser(parse));
-    command.addOption(new Option(`--${flag.name} <value>`).argParser(parse).hideHelp());
+    const value = flag.kind === 'bool' ? '' : ' <value>';
+    const option = describe(new Option(`--${short}${value}`, flag.usage), flag);
+    const other = new Option(`--${flag.name}${value}`).hideHelp();
+    for (const each of [option, other]) command.addOption(flag.kind === 'bool' ? each : each.argParser(parse));
   }
   command.addHelpText(
     'after',

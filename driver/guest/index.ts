@@ -6,6 +6,7 @@ export {
 } from './certificates.js';
 export { bootedOnTime, setGuestClock } from './clock.js';
 export { type KeyPair, createKeyPair } from './key-pair.js';
+export { type PublishedPort, watchPublishedPorts } from './published-ports.js';
 export { provisionDocker, waitForDocker } from './provision.js';
 export { diskSeed } from './seed.js';
 export { shellQuote } from './shell.js';

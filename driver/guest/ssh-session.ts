@@ -1,4 +1,5 @@
 import { connect } from 'node:net';
+import type { Duplex } from 'node:stream';
 
 import type { Client } from 'ssh2';
 
@@ -14,6 +15,7 @@ const FIRST_PAUSE_MS = 50;
 const LONGEST_PAUSE_MS = 250;
 const KEEPALIVE_INTERVAL_MS = 15_000;
 const MAX_OUTPUT_BYTES = 16 << 20;
+const MAX_LINE = 4096;
 
 export interface GuestAddress {
   readonly host: string;
@@ -36,9 +38,67 @@ export class GuestSession {
   readonly hostKey: string;
   readonly #client: Client;
 
+  #open = true;
+
   constructor(client: Client, hostKey: string) {
     this.#client = client;
     this.hostKey = hostKey;
+    client.once('close', () => {
+      this.#open = false;
+    });
+  }
+
+  get isOpen(): boolean {
+    return this.#open;
+  }
+
+  /** Connects to a unix socket of the guest. @throws TshyveError `guest` when it, or sshd, refuses */
+  openSocket(path: string): Promise<Duplex> {
+    return new Promise((resolve, reject) => {
+      const onClose = () => {
+        reject(new TshyveError('guest', `The SSH connection broke before ${path} was reached.`));
+      };
+      this.#client.once('close', onClose);
+      this.#client.openssh_forwardOutStreamLocal(path, (error, channel) => {
+        this.#client.off('close', onClose);
+        if (error === undefined) resolve(channel);
+        else reject(new TshyveError('guest', `The guest refused ${path}: ${error.message}.`, { cause: error }));
+      });
+    });
+  }
+
+  /**
+   * Runs a shell command that goes on, and tells each line it prints (cut at 4096 characters). Its standard input ends
+   * with the signal.
+   * @returns when it has ended, or the session has
+   */
+  lines(command: string, signal: AbortSignal, onLine: (line: string) => void): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#client.once('close', resolve);
+      this.#client.exec(command, (error, channel) => {
+        if (error !== undefined) {
+          reject(
+            new TshyveError('guest', `The guest refused "${brief(command)}": ${error.message}.`, { cause: error }),
+          );
+          return;
+        }
+        const end = () => channel.end();
+        if (signal.aborted) end();
+        signal.addEventListener('abort', end, { once: true });
+        let rest = '';
+        channel.on('data', (chunk: Buffer) => {
+          const parts = (rest + chunk.toString('utf8')).split('\n');
+          rest = (parts.pop() ?? '').slice(-MAX_LINE);
+          for (const part of parts) onLine(part.slice(0, MAX_LINE));
+        });
+        channel.stderr.resume();
+        channel.on('close', () => {
+          signal.removeEventListener('abort', end);
+          this.#client.off('close', resolve);
+          resolve();
+        });
+      });
+    });
   }
 
   /** Runs a shell command. A non-zero exit is a result. @throws TshyveError `guest` or `timeout` when the link breaks */

@@ -26,6 +26,8 @@ export interface MachineConfig {
   ImageSHA256: string;
   Hypervisor: string;
   Network: string;
+  /** Leave it to the user to forward ports that containers and NodePorts publish. */
+  ManualPorts: boolean;
   /** Appended to the image's own kernel command line. */
   Cmdline: string;
   /** Each a size in MB (a new disk) or the absolute path of an image: raw (used in place) or qcow2 (imported). */
@@ -53,6 +55,7 @@ export const configDefaults: Readonly<MachineConfig> = {
   ImageSHA256: '',
   Hypervisor: 'auto',
   Network: 'user',
+  ManualPorts: false,
   Cmdline: '',
   ExtraDisks: [],
   RequestedSSHPort: 0,

@@ -22,6 +22,15 @@ const bindings: readonly FlagBinding[] = [
   text('image-sha256', 'ImageSHA256', 'SHA-256 checksum that the guest image must have, in hex', 'TSHYVE_IMAGE_SHA256'),
   text('hypervisor', 'Hypervisor', 'Hypervisor: auto, native or qemu', 'TSHYVE_HYPERVISOR'),
   text('network', 'Network', `Network: ${networkChoices}`, 'TSHYVE_NETWORK'),
+  {
+    key: 'ManualPorts',
+    flag: {
+      kind: 'bool',
+      name: 'tshyve-manual-ports',
+      usage: 'Do not forward by itself the ports that containers and NodePorts publish in the machine',
+      envVar: 'TSHYVE_MANUAL_PORTS',
+    },
+  },
   text('cmdline', 'Cmdline', 'Words to append to the kernel command line', 'TSHYVE_CMDLINE'),
   {
     key: 'ExtraDisks',

@@ -598,7 +598,7 @@ export class TshyveDriver implements Driver {
    * @throws TshyveError `precondition` when it does not fit; it is kept
    */
   async #launchRequest(spec: VmSpec): Promise<LaunchRequest> {
-    const request = { ...this.#reference, hypervisor: this.#config.Hypervisor, spec };
+    const request = { ...this.#reference, hypervisor: this.#config.Hypervisor, spec, ...(await this.#publish(spec)) };
     const saved = await readSavedState(this.#layout.directory);
     if (saved === undefined) return request;
     const hypervisor = await selectHypervisor(saved.hypervisor);
@@ -614,6 +614,14 @@ export class TshyveDriver implements Driver {
     }
     const network = asBefore(spec.network, saved.forwards);
     return { ...request, hypervisor: saved.hypervisor, spec: { ...spec, network }, resume: true };
+  }
+
+  /** Lets the supervisor forward what the guest publishes, where the machine is reached through ports of the host. */
+  async #publish({ network }: VmSpec): Promise<Pick<LaunchRequest, 'publish'>> {
+    if (this.#config.ManualPorts || !('forwards' in network)) return {};
+    const { hostKey } = await this.#requireMachine();
+    const login = { username: this.#config.SSHUser, privateKeyFile: this.getSSHKeyPath() };
+    return { publish: { ...login, ...(hostKey === undefined ? {} : { hostKey }) } };
   }
 
   async #spec(record: MachineRecord): Promise<VmSpec> {

@@ -15,6 +15,7 @@ import {
 import { type Attachment, attach } from './attachment.js';
 import { ConsoleEvents } from './console-events.js';
 import type { SupervisorPlace } from './place.js';
+import type { PublishedForwards } from './published-forwards.js';
 import { RotatingLog } from './rotating-log.js';
 import { discardSavedState, returnSavedState, savedFolder, useSavedState, writeSavedState } from './saved-state.js';
 import type { LaunchRequest, MachineEvent, SupervisorState, SupervisorStatus } from './types.js';
@@ -47,6 +48,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   /** A DHCP server gave the address in front of our eyes. */
   #sawLease = false;
   #exit: VmExit | undefined;
+  #published: PublishedForwards | undefined;
   #guestEvents = { since: 0, count: 0 };
   #writing: Promise<void> = Promise.resolve();
   #writeWanted = false;
@@ -94,6 +96,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
       if (!this.#mayReport()) return;
       this.#record(name, argument);
       if (name === 'address') this.#guestSays(argument);
+      if (name === 'docker') void this.#forwardPublished();
     });
     const log = { info: this.#log, debug: this.#log };
     const { spec } = this.#request;
@@ -125,7 +128,10 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
       this.#onAddress(address);
     });
     // A state from before this boot is worth nothing; one that was resumed is used up.
-    if (this.#request.resume === true) this.#record('resumed', '');
+    if (this.#request.resume === true) {
+      this.#record('resumed', '');
+      void this.#forwardPublished();
+    }
     await discardSavedState(this.#place.machineDirectory);
     await this.publish();
     void vm.exited.then((exit) => this.#ended(exit));
@@ -274,6 +280,23 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     });
   }
 
+  /** Docker runs in the guest: what it publishes is forwarded from now on. */
+  async #forwardPublished(): Promise<void> {
+    const login = this.#request.publish;
+    if (login === undefined) return;
+    // Loaded late: it takes SSH, which a supervisor has no other use for.
+    const { PublishedForwards } = await import('./published-forwards.js');
+    if (this.#exit !== undefined) return;
+    this.#published ??= new PublishedForwards({
+      login,
+      forwards: () => this.#forwards(),
+      add: (spec) => this.addForward(spec),
+      remove: (port) => this.removeForward(port),
+      log: { info: this.#log, debug: this.#log },
+    });
+    this.#published.dockerRuns();
+  }
+
   #running(): VirtualMachine {
     if (this.#vm === undefined || this.#exit !== undefined) {
       throw new TshyveError('not-running', 'The machine is not running.');
@@ -296,6 +319,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     const exit = this.#saved ? { ...ended, detail: 'The machine was saved and ended.' } : ended;
     this.#record('exited', exit.reason);
     this.#exit = exit;
+    this.#published?.close();
     this.#log(exit.detail);
     await this.#attachment?.detach();
     const record = { ...exit, at: new Date().toISOString() };

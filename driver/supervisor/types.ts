@@ -28,12 +28,22 @@ export interface SupervisorStatus {
   readonly events: readonly MachineEvent[];
 }
 
+/** How the supervisor logs in to its guest. */
+export interface GuestLogin {
+  readonly username: string;
+  readonly privateKeyFile: string;
+  /** Of an earlier contact; any is taken when it is not given. */
+  readonly hostKey?: string;
+}
+
 /** What a supervisor is given on its standard input. */
 export interface LaunchRequest {
   readonly machineDirectory: string;
   readonly id: string;
   readonly hypervisor: string;
   readonly spec: VmSpec;
+  /** Forward what the guest publishes, and look for it with this. */
+  readonly publish?: GuestLogin;
   /** Go on from the machine's saved state instead of booting. */
   readonly resume?: boolean;
 }
@@ -62,6 +72,9 @@ const requestSchema: v.GenericSchema<unknown, LaunchRequest> = v.object({
   id: v.pipe(v.string(), v.regex(/^[0-9a-f]{16}$/)),
   hypervisor: v.string(),
   spec: vmSpecSchema,
+  publish: v.exactOptional(
+    v.object({ username: v.string(), privateKeyFile: v.string(), hostKey: v.exactOptional(v.string()) }),
+  ),
   resume: v.exactOptional(v.boolean()),
 });
 
