@@ -427,6 +427,7 @@ export class TshyveDriver implements Driver {
     if (supervisor === undefined) {
       const spec = await this.#spec(record);
       await requireFiles([...spec.disks.map((disk) => disk.path), this.getSSHKeyPath()]);
+      await this.#requireNetwork();
       const request = await this.#launchRequest(spec);
       log.info(request.resume === true ? 'Resuming the virtual machine' : 'Starting the virtual machine');
       supervisor = await launchSupervisor(request, signal);

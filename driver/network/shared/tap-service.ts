@@ -33,8 +33,14 @@ export class TapService {
     this.#log = log;
   }
 
-  /** Listens for these and nobody else. */
-  async permit({ users, groups }: Permitted): Promise<void> {
+  /** Listens for these and nobody else, once what is under way is done. */
+  permit(permitted: Permitted): Promise<void> {
+    const turn = this.#last.then(() => this.#permit(permitted));
+    this.#last = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #permit({ users, groups }: Permitted): Promise<void> {
     await mkdir(this.#place.access, { recursive: true, mode: 0o755 });
     const wanted = new Map<string, Principal>();
     for (const id of users) wanted.set(`user-${String(id)}`, { kind: 'user', id });
