@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 
 import { TshyveError, formatSeconds, messageOf } from '../../driver/base/index.js';
+import { address } from './address.js';
 import type { Benchmark } from './benchmark.js';
 import { boot } from './boot.js';
 import { coldStart } from './cold-start.js';
@@ -14,7 +15,7 @@ import { memory } from './memory.js';
 import { World, parts } from './world.js';
 
 /** In this order: what boots few machines first. `memory` and `boot` share a machine. */
-const benchmarks: readonly Benchmark[] = [coldStart, create, memory, boot, list];
+const benchmarks: readonly Benchmark[] = [coldStart, address, create, memory, boot, list];
 
 /** The whole run takes less on a quiet machine; a busy one shall not be kept busy for ever. */
 const LIMIT_MS = 15 * 60_000;
