@@ -28,7 +28,7 @@ async function look(context: Context, name: string): Promise<Row> {
     const driver = await context.store.load(name);
     const state = await driver.getState();
     const url = state === 'running' ? await driver.getURL() : '';
-    return { name, state, url, error: '' };
+    return { name, state, url, error: state === 'running' ? await driver.problem() : '' };
   } catch (error) {
     return { name, state: 'error', url: '', error: messageOf(error) };
   }

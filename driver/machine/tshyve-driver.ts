@@ -250,6 +250,11 @@ export class TshyveDriver implements Driver {
     return (await hasSavedState(this.#layout.directory)) ? 'saved' : 'stopped';
   }
 
+  /** What is wrong with the running machine, a sentence; empty when all is well. */
+  async problem(): Promise<string> {
+    return (await quickStatus(this.#reference))?.problem ?? '';
+  }
+
   async getURL(): Promise<string> {
     // A client that sees a url takes the machine for running and waits for its Docker.
     if ((await readRecord(this.#layout.record))?.complete !== true) throw notRunning();

@@ -22,8 +22,8 @@ const RETRY_MS = 5_000;
 export interface Attachment {
   /** The machine's forwards, where this binds them and not the hypervisor. */
   readonly ports?: ForwardTable;
-  /** Tells each address the machine gets, now and later, until `detach`. */
-  watch(onAddress: (address: string) => void): void;
+  /** Tells each address the machine gets, and what is wrong with its network (nothing: all is well), until `detach`. */
+  watch(onAddress: (address: string) => void, onProblem: (problem: string) => void): void;
   /** Takes the interface away; never rejects. */
   detach(): Promise<void>;
 }
@@ -38,8 +38,8 @@ export async function attach(network: NetworkSpec, machineName: string, log: Log
     const membership = await Membership.join(network, log);
     return {
       ports: membership.ports,
-      watch: (onAddress) => {
-        membership.watch(onAddress);
+      watch: (onAddress, onProblem) => {
+        membership.watch(onAddress, onProblem);
       },
       detach: () => membership.leave(),
     };

@@ -17,6 +17,7 @@ const unknownStart: SupervisorStatus = {
   supervisorPid: 0,
   vmPid: 0,
   startedAtMs: 0,
+  problem: '',
   events: [],
 };
 

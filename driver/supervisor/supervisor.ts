@@ -48,6 +48,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   /** A DHCP server gave the address in front of our eyes. */
   #sawLease = false;
   #exit: VmExit | undefined;
+  #problem = '';
   #published: PublishedForwards | undefined;
   #guestEvents = { since: 0, count: 0 };
   #writing: Promise<void> = Promise.resolve();
@@ -72,6 +73,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
       supervisorPid: process.pid,
       vmPid: this.#vm?.pid ?? 0,
       startedAtMs: this.#startedAtMs,
+      problem: this.#problem,
       events: this.#events,
     };
   }
@@ -124,9 +126,15 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     if (spec.network.mode === 'socket' && spec.network.address !== undefined) this.#setAddress(spec.network.address);
     this.#state = 'running';
     this.#record('launched', vm.accelerator);
-    this.#attachment?.watch((address) => {
-      this.#onAddress(address);
-    });
+    this.#attachment?.watch(
+      (address) => {
+        this.#onAddress(address);
+      },
+      (problem) => {
+        this.#problem = problem;
+        void this.publish();
+      },
+    );
     // A state from before this boot is worth nothing; one that was resumed is used up.
     if (this.#request.resume === true) {
       this.#record('resumed', '');

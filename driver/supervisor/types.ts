@@ -25,6 +25,8 @@ export interface SupervisorStatus {
   readonly vmPid: number;
   /** Milliseconds since the epoch */
   readonly startedAtMs: number;
+  /** What is wrong while it runs, a sentence; empty when all is well. */
+  readonly problem: string;
   readonly events: readonly MachineEvent[];
 }
 
@@ -63,6 +65,7 @@ const statusSchema: v.GenericSchema<unknown, SupervisorStatus> = v.object({
   supervisorPid: count,
   vmPid: count,
   startedAtMs: count,
+  problem: v.optional(v.string(), ''),
   events: v.array(v.object({ name: v.string(), argument: v.string(), atMs: count })),
 });
 

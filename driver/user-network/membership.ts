@@ -36,6 +36,7 @@ export class Membership {
   readonly #log: Log;
   readonly #over = new AbortController();
   #onAddress: (address: string) => void = () => undefined;
+  #onProblem: (problem: string) => void = () => undefined;
   #attachment: Attachment | undefined;
 
   private constructor(spec: SwitchNetworkSpec, log: Log) {
@@ -74,9 +75,10 @@ export class Membership {
     return self;
   }
 
-  /** Tells each time the machine was given its address. */
-  watch(onAddress: (address: string) => void): void {
+  /** Tells each time the machine was given its address, and what is wrong with its network: a sentence, or nothing. */
+  watch(onAddress: (address: string) => void, onProblem: (problem: string) => void): void {
     this.#onAddress = onAddress;
+    this.#onProblem = onProblem;
   }
 
   async leave(): Promise<void> {
@@ -91,12 +93,15 @@ export class Membership {
     for (;;) {
       await this.#attachment?.over;
       if (this.#hasLeft()) return;
-      this.#log.info(`The switch of the network "${this.#place.name}" is gone; starting it again.`);
+      const problem = `The switch of the network "${this.#place.name}" is gone; starting it again.`;
+      this.#log.info(problem);
+      this.#onProblem(problem);
       for (let pause = FIRST_RETRY_MS; !(await this.#comeBack()); pause = Math.min(pause * 2, LAST_RETRY_MS)) {
         await sleep(pause, this.#over.signal).catch(() => undefined);
         if (this.#hasLeft()) return;
       }
       this.#log.info(`The machine is on the network "${this.#place.name}" again.`);
+      this.#onProblem('');
     }
   }
 
@@ -114,7 +119,9 @@ export class Membership {
       await this.ports.renew();
       return true;
     } catch (error) {
-      this.#log.info(`The network "${this.#place.name}": ${messageOf(error)}`);
+      const problem = `The network "${this.#place.name}": ${messageOf(error)}`;
+      this.#log.info(problem);
+      this.#onProblem(problem);
       return false;
     }
   }

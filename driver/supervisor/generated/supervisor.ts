@@ -38,6 +38,8 @@ export interface Status {
   /** Milliseconds since the epoch. */
   startedAtMs: bigint;
   events: Event[];
+  /** What is wrong while it runs, a sentence; empty when all is well. */
+  problem: string;
 }
 
 export interface PortForward {
@@ -162,6 +164,7 @@ function createBaseStatus(): Status {
     vmPid: 0,
     startedAtMs: 0n,
     events: [],
+    problem: "",
   };
 }
 
@@ -196,6 +199,9 @@ export const Status: MessageFns<Status> = {
     }
     for (const v of message.events) {
       Event.encode(v!, writer.uint32(74).fork()).join();
+    }
+    if (message.problem !== "") {
+      writer.uint32(82).string(message.problem);
     }
     return writer;
   },
@@ -285,6 +291,14 @@ export const Status: MessageFns<Status> = {
             message.events.push(Event.decode(reader, reader.uint32()));
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.problem = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -313,6 +327,7 @@ export const Status: MessageFns<Status> = {
       ? BigInt(object.startedAtMs)
       : 0n;
     message.events = object.events?.map((e) => Event.fromPartial(e)) || [];
+    message.problem = object.problem ?? "";
     return message;
   },
 };

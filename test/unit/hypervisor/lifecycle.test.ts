@@ -135,6 +135,34 @@ describe.each([
       }
     });
 
+    test('has its end of a port at a switch as long as it runs, whether a switch is there or not', async () => {
+      const socket = join(bench.folder, 'nic');
+      const { machine, console } = await bench.launch([print('boot\n'), delay(100_000), reset()], {
+        change: (spec) => ({
+          ...spec,
+          network: {
+            mode: 'switch',
+            mac: '02:00:00:00:00:01',
+            hostname: 'tiny',
+            network: 'lab',
+            machineSocket: socket,
+            switchSocket: join(bench.folder, 'port'),
+            hostAddress: '127.64.99.1',
+            forwards: [{ name: 'ssh', guestPort: 22, hostPorts: [0] }],
+          },
+        }),
+      });
+      await expect.poll(console, { timeout: 15_000 }).toMatch(/(boot[^]*){3}/);
+      await expect.poll(() => existsSync(socket), { timeout: 15_000 }).toBe(true);
+      // The switch binds the ports, not the hypervisor.
+      expect(machine.forwards).toEqual([]);
+      await expect(machine.addForward({ name: 'added', guestPort: 80, hostPorts: [0] })).rejects.toMatchObject({
+        kind: 'precondition',
+      });
+      await machine.kill();
+      expect((await machine.exited).reason).toBe('killed');
+    });
+
     test('pauses, resumes, and ends at once when killed', async () => {
       const { machine, console } = await bench.launch([alphabet(2_000)]);
       await expect.poll(console, { timeout: 15_000 }).toContain('abc');

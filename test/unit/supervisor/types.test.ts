@@ -18,6 +18,7 @@ const status: SupervisorStatus = {
   supervisorPid: 10,
   vmPid: 11,
   startedAtMs: 1,
+  problem: '',
   events: [{ name: 'init', argument: '', atMs: 5 }],
 };
 const request: LaunchRequest = {

@@ -22,10 +22,12 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('a user-mode
   process.env['TSHYVE_HOME'] = join(folder, 'home');
   const members = new Set<Membership>();
   const said: string[] = [];
+  const problems: string[] = [];
   afterEach(async () => {
     await Promise.all([...members].map((member) => member.leave()));
     members.clear();
     said.length = 0;
+    problems.length = 0;
   });
   afterAll(() => {
     rmSync(folder, { recursive: true });
@@ -38,6 +40,10 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('a user-mode
     const log = (line: string) => said.push(line);
     const spec = { mode: 'switch' as const, ...nic, hostAddress: hostAddress(number), forwards };
     const member = await Membership.join(spec, { info: log, debug: log });
+    member.watch(
+      () => undefined,
+      (problem) => problems.push(problem),
+    );
     members.add(member);
     return member;
   };
@@ -104,8 +110,10 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('a user-mode
       )
       .toBe(true);
     await expect.poll(() => said.join('\n'), { timeout: 10_000 }).toMatch(/2225.*in use/);
+    expect(problems.at(-1)).toMatch(/^The network "lab": .*2225.*in use/);
     thief.close();
     await expect.poll(() => said.at(-1), { timeout: 15_000 }).toContain(back);
+    expect(problems.at(-1)).toBe('');
   });
 
   test('sockets that a cleaner of /tmp deletes are made again', async () => {
