@@ -4,11 +4,17 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <fstream>
+#include <thread>
 
+#include "base/testing/temporary_folder.h"
 #include "net/testing/frames.h"
+#include "net/testing/network_namespace.h"
 
 namespace tshyve::net {
 namespace {
@@ -205,6 +211,51 @@ TEST(SlirpLibrary, NamesThePackageWhenItIsMissing) {
   const auto wrong = SlirpLibrary::load("libc.so.6");
   ASSERT_FALSE(wrong);
   EXPECT_NE(wrong.error().message.find("older"), std::string::npos);
+}
+
+/// A name server of the host: a UDP socket at port 53 of a loopback address.
+UniqueFd nameServer(const char* text) {
+  UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sockaddr_in address = loopback(53);
+  ::inet_pton(AF_INET, text, &address.sin_addr);
+  EXPECT_EQ(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0) << text;
+  return socket;
+}
+
+TEST(SlirpResolverTest, AsksTheNameServerThatTheHostHasNow) {
+  bool permitted = true;
+  // Of its own, since the namespaces are a thread's: it takes them along when it ends.
+  std::thread([&] {
+    const TemporaryFolder folder;
+    const std::string config = folder.path("resolv.conf");
+    const auto resolver = [&](const char* server) { std::ofstream(config) << "nameserver " << server << "\n"; };
+    resolver("127.0.0.2");
+    const test::NetworkNamespace network;
+    permitted = network.entered() && ::unshare(CLONE_NEWNS) == 0 &&
+                ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+                ::mount(config.c_str(), "/etc/resolv.conf", nullptr, MS_BIND, nullptr) == 0;
+    if (!permitted) return;
+    ASSERT_TRUE(test::setUp("lo"));
+    const UniqueFd first = nameServer("127.0.0.2");
+    const UniqueFd second = nameServer("127.0.0.3");
+    auto loop = std::move(EventLoop::create("test")).value();
+    auto backend = std::move(SlirpBackend::create(*loop, UserNetwork{"dev-a"}, {})).value();
+    const auto asks = [&](std::uint16_t port, const UniqueFd& server) {
+      const Frame question = FrameWriter().u16(port).u16(0x0100).u16(1).u16(0).u16(0).u16(0).u8(1).u8('a').u8(0).frame;
+      sendFrames(*backend, {udpFrame({0x52, 0x55, 10, 0, 2, 3}, kGuestMac, {kGuest, 0x0a000203, port, 53}, question)});
+      std::array<std::byte, 64> bytes{};
+      ssize_t count = -1;
+      runUntil(*loop, [&] { return (count = ::recv(server.get(), bytes.data(), bytes.size(), 0)) >= 0; });
+      return count == static_cast<ssize_t>(question.size());
+    };
+    EXPECT_TRUE(asks(4001, first));
+    // As a VPN does when it comes up.
+    resolver("127.0.0.3");
+    // libslirp looks at most once a second.
+    std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+    EXPECT_TRUE(asks(4002, second));
+  }).join();
+  if (!permitted) GTEST_SKIP() << "needs the right to make namespaces";
 }
 
 }  // namespace
