@@ -2,13 +2,15 @@
 #include <linux/falloc.h>
 #include <unistd.h>
 
-#include <array>
+#include <cerrno>
 #include <condition_variable>
 #include <csignal>
 #include <deque>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "base/event_fd.h"
 #include "virtio/block/io_engine.h"
@@ -40,15 +42,7 @@ std::int64_t perform(int fd, const IoOperation& operation) {
 
 class ThreadPoolEngine final : public IoEngine {
  public:
-  ThreadPoolEngine(int fd, EventFd completion) : fd_(fd), completion_(std::move(completion)) {
-    // Signals are for the threads that expect them.
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    for (std::thread& thread : threads_) thread = std::thread([this] { work(); });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  }
+  ThreadPoolEngine(int fd, EventFd completion) : fd_(fd), completion_(std::move(completion)) {}
   ThreadPoolEngine(const ThreadPoolEngine&) = delete;
   ThreadPoolEngine& operator=(const ThreadPoolEngine&) = delete;
   ~ThreadPoolEngine() override {
@@ -63,10 +57,16 @@ class ThreadPoolEngine final : public IoEngine {
   [[nodiscard]] const char* name() const override { return "threads"; }
 
   void submit(IoOperation& operation) override {
+    if (threads_.empty()) startThreads();
     {
       const std::lock_guard lock(mutex_);
-      waiting_.push_back(&operation);
       underWay_++;
+      if (threads_.empty()) {
+        operation.result = -EAGAIN;
+        finish(operation);
+        return;
+      }
+      waiting_.push_back(&operation);
     }
     offered_.notify_one();
   }
@@ -85,6 +85,29 @@ class ThreadPoolEngine final : public IoEngine {
   [[nodiscard]] int completionFd() const override { return completion_.fd(); }
 
  private:
+  /// At the first operation, and so by a thread that is confined already: those that it starts are confined as it is.
+  void startThreads() {
+    // Signals are for the threads that expect them.
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+      while (threads_.size() < kThreads) threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+      // Too many processes on this host: fewer will do, and without any the operation fails.
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+
+  /// With mutex_ held.
+  void finish(IoOperation& operation) {
+    done_.push_back(&operation);
+    if (done_.size() > 1) return;
+    completion_.signal();
+    finished_.notify_one();
+  }
+
   void work() {
     pthread_setname_np(pthread_self(), "disk-io");
     std::unique_lock lock(mutex_);
@@ -97,11 +120,7 @@ class ThreadPoolEngine final : public IoEngine {
       const std::int64_t result = perform(fd_, *operation);
       operation->result = result < 0 ? -errno : result;
       lock.lock();
-      done_.push_back(operation);
-      if (done_.size() == 1) {
-        completion_.signal();
-        finished_.notify_one();
-      }
+      finish(*operation);
     }
   }
 
@@ -114,7 +133,7 @@ class ThreadPoolEngine final : public IoEngine {
   std::vector<IoOperation*> done_;
   std::size_t underWay_ = 0;
   bool ending_ = false;
-  std::array<std::thread, kThreads> threads_;
+  std::vector<std::thread> threads_;  // the submitter's
 };
 
 }  // namespace
