@@ -21,6 +21,8 @@ export interface GuestOptions {
   readonly disks?: readonly string[];
   /** A user-mode network; without it QEMU's machines have none. tshyve's always have one. */
   readonly network?: boolean;
+  /** `core` only: attaches to this tap instead. */
+  readonly tap?: string;
 }
 
 const kernels = '/opt/lab/kernels';
@@ -178,6 +180,7 @@ export class Guest {
     args.push('--cmdline', `${commandLine} ${options.words ?? ''}`);
     for (const path of options.disks ?? []) args.push('--disk', path);
     if (options.network === true) args.push('--net', 'user');
+    if (options.tap !== undefined) args.push('--net', `tap:${options.tap}`);
     return [coreRunner, ...args];
   }
 
