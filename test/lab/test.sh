@@ -7,9 +7,10 @@ case ${1:-} in
 	cat <<EOF
 Usage: test/lab/test.sh [--report FILE] [VITEST ARGUMENT...]
 
-Builds the lab machine if needed, boots it, runs in it the tests of test/lab/inside. --report names the file for vitest's
-JSON report. Further arguments go to vitest: -t PATTERN, or a file name to run only that, e.g.
-test/e2e/docker-machine.test.ts, which then drives machines on the native core.
+Builds the lab machine if needed, boots it, runs in it the tests of test/lab/inside and those end-to-end tests that create,
+suspend and remove machines, here on the native core. --report names the file for vitest's JSON report. Further arguments
+go to vitest: -t PATTERN, or a file name to run only that. LAB_KILLS says how often a machine is killed under a write
+load (default 10; 100 take a quarter of an hour).
 EOF
 	exit 0
 	;;
@@ -20,12 +21,12 @@ if [ "${1:-}" = --report ]; then
 	report=$2
 	shift 2
 fi
-[ $# -gt 0 ] || set -- test/lab/inside
+[ $# -gt 0 ] || set -- test/lab/inside test/e2e/docker-machine.test.ts test/e2e/suspend.test.ts
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 "$here/build.sh"
 code=0
-TSHYVE_HYPERVISOR=native "$here/run.sh" --results "$results" -- node node_modules/vitest/vitest.mjs run --project lab --project e2e \
+TSHYVE_HYPERVISOR=native "$here/run.sh" --timeout 2700 --results "$results" -- node node_modules/vitest/vitest.mjs run --project lab --project e2e \
 	--reporter=verbose --reporter=json --outputFile.json=/results/report.json "$@" || code=$?
 [ -z "$report" ] || [ ! -e "$results/report.json" ] || cp "$results/report.json" "$report"
 exit $code

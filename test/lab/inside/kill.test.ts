@@ -10,7 +10,7 @@ import './lab.js';
 
 /** The guest writes on as many processors as this. */
 const writers = 2;
-const kills = Number(process.env['LAB_KILLS'] ?? 25);
+const kills = Number(process.env['LAB_KILLS'] ?? 10);
 /** Guests at a time. */
 const lanes = 2;
 /** After the first record is durable, within so many milliseconds. */
