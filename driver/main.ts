@@ -12,6 +12,14 @@ const programs: Record<string, () => Promise<{ main: Main }>> = {
   'tshyve-vmm': () => import('./supervisor/main.js'),
   tshyve: () => import('./cli/main.js'),
 };
+/** What a single executable is that somebody has renamed. */
+const DEFAULT_PROGRAM = 'tshyve';
+
+/** The single executable's way in: its links are named after the programs. */
+export function startByName(called: string): Promise<void> {
+  const name = basename(called);
+  return start(name in programs ? name : DEFAULT_PROGRAM);
+}
 
 /** @param name what we are called; a launcher passes its own name, so that links of any name work */
 export async function start(name: string): Promise<void> {

@@ -1,11 +1,10 @@
 import { spawn } from 'node:child_process';
-import { closeSync, existsSync, openSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { closeSync, openSync } from 'node:fs';
 import type { Readable } from 'node:stream';
-import { fileURLToPath } from 'node:url';
 
 import { within } from './deadline.js';
 import { TshyveError, messageOf } from './errors.js';
+import { ownProgram } from './own-program.js';
 
 /** Where the client that starts such a process listens for its answer; it may be gone already. */
 export const ANSWER_FD = 3;
@@ -32,8 +31,9 @@ export interface DetachedOptions<T> {
  */
 export async function startDetached<T>(options: DetachedOptions<T>): Promise<T> {
   const log = openSync(options.log, 'a', 0o600);
-  const script = ownProgram(options.program);
-  const child = spawn(process.execPath, [script, ...options.args], {
+  const { file, args, argv0 } = ownProgram(options.program);
+  const child = spawn(file, [...args, ...options.args], {
+    argv0,
     cwd: '/',
     detached: true,
     env: childEnvironment(),
@@ -54,7 +54,11 @@ export async function startDetached<T>(options: DetachedOptions<T>): Promise<T> 
       else reject(new TshyveError('hypervisor', `Gave up on ${options.what}: ${options.log} says why.`));
     });
     child.on('error', (error) => {
-      reject(new TshyveError('internal', `Cannot start ${script}: ${messageOf(error)}.`, { cause: error }));
+      reject(
+        new TshyveError('internal', `Cannot start ${options.program} (${file}): ${messageOf(error)}.`, {
+          cause: error,
+        }),
+      );
     });
   });
   child.stdin?.on('error', () => undefined);
@@ -69,24 +73,6 @@ export async function startDetached<T>(options: DetachedOptions<T>): Promise<T> 
     child.unref();
     for (const stream of child.stdio) (stream as { destroy?: () => void } | null)?.destroy?.();
   }
-}
-
-/** The program to run: a path in the environment (`TSHYVE_VMM`), or the one that was built beside this code. */
-function ownProgram(name: string): string {
-  const override = process.env[name.toUpperCase().replaceAll('-', '_')];
-  const here = dirname(fileURLToPath(import.meta.url));
-  const candidates = [
-    ...(override === undefined || override === '' ? [] : [override]),
-    join(here, `${name}.cjs`),
-    join(here, '..', `${name}.cjs`),
-    // Running from the sources, as unit tests do.
-    join(here, '..', '..', 'dist', `${name}.cjs`),
-  ];
-  const found = candidates.find((path) => existsSync(path));
-  if (found === undefined) {
-    throw new TshyveError('internal', `The program ${name} is missing from this installation. Run "npm run build".`);
-  }
-  return found;
 }
 
 /** It lives on: it must not take itself for a plugin, nor keep what a shell had for one command. */

@@ -16,6 +16,7 @@ export {
   tshyveHome,
 } from './paths.js';
 export { type Manifest, type ManifestImage, packageRoot, readManifest } from './manifest.js';
+export { type OwnProgram, ownProgram } from './own-program.js';
 export { readTextIfPresent } from './read-text.js';
 export { type RunOptions, type RunResult, run } from './run.js';
 export { isServed, listenPrivately } from './unix-socket.js';

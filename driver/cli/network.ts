@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, realpathSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync } from 'node:fs';
 
 import type { Command } from 'commander';
 
-import { type Log, TshyveError, messageOf, within } from '../base/index.js';
+import { type Log, TshyveError, messageOf, ownProgram, within } from '../base/index.js';
 import {
   NetworkKeeper,
   type NetworkReport,
@@ -125,8 +125,8 @@ async function up(context: Context, name: string, permitted: Permitted | undefin
       { cause: error },
     );
   }
-  const command = { program: process.execPath, script: realpathSync(process.argv[1] ?? '') };
-  const bySystemd = boot && (await installUnit(name, command));
+  const { file, args } = ownProgram('tshyve');
+  const bySystemd = boot && (await installUnit(name, [file, ...args]));
   if ((await inspectNetwork(name).catch(() => undefined))?.state === 'up') {
     if (permitted !== undefined) await permit(name, permitted);
     log.info(`Network "${name}" is up already`);
@@ -134,7 +134,7 @@ async function up(context: Context, name: string, permitted: Permitted | undefin
     if (bySystemd) {
       await startUnit(name);
       if (permitted !== undefined) await permit(name, permitted);
-    } else await startKeeper(command, name, permitted, signal);
+    } else await startKeeper(name, permitted, signal);
     const { ipv4, gateway } = await inspectNetwork(name);
     log.info(`Network "${name}" is up: ${ipv4}, the host is ${gateway}`);
   }
@@ -142,19 +142,16 @@ async function up(context: Context, name: string, permitted: Permitted | undefin
 }
 
 /** Starts the keeper of a network in a session of its own and waits until the network is up. */
-async function startKeeper(
-  { program, script }: { program: string; script: string },
-  name: string,
-  permitted: Permitted | undefined,
-  signal: AbortSignal,
-): Promise<void> {
+async function startKeeper(name: string, permitted: Permitted | undefined, signal: AbortSignal): Promise<void> {
   const place = networkPlace(name);
   const log = openSync(place.log, 'a', 0o644);
   const who = [
     ...(permitted?.users ?? []).flatMap((id) => ['--user', String(id)]),
     ...(permitted?.groups ?? []).flatMap((id) => ['--group', String(id)]),
   ];
-  const child = spawn(program, [script, 'network', 'up', name, '--foreground', ...who], {
+  const { file, args, argv0 } = ownProgram('tshyve');
+  const child = spawn(file, [...args, 'network', 'up', name, '--foreground', ...who], {
+    argv0,
     cwd: '/',
     detached: true,
     stdio: ['ignore', 'pipe', log],

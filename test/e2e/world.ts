@@ -13,9 +13,12 @@ const dockerMachine = clientPath('docker-machine');
 /** The guest image that scripts/test.sh has built. */
 export const image = join(root, 'iso/out/tshyve-amd64.iso');
 
-const tshyve = join(root, 'dist/tshyve.cjs');
+/** The folder whose programs are tested: TSHYVE_E2E_PROGRAMS, the bin folder of a release, or what was built here. */
+const programs = process.env['TSHYVE_E2E_PROGRAMS'];
+const programPath = (name: string, folder = programs) =>
+  folder === undefined || folder === '' ? join(root, `dist/${name}.cjs`) : resolve(folder, name);
 
-const missing = [dockerMachine, image, tshyve].filter((path) => !existsSync(path));
+const missing = [dockerMachine, image, programPath('tshyve')].filter((path) => !existsSync(path));
 if (missing.length > 0) console.warn(`These tests need ${missing.join(', ')}: run scripts/test.sh`);
 /** True where a real part is missing that this machine may do without; CI may not. */
 export const cannotRun = missing.length > 0 && process.env['CI'] !== 'true';
@@ -44,13 +47,16 @@ export class World {
   readonly client: string;
   readonly env: NodeJS.ProcessEnv;
 
-  /** @param client path of the docker-machine to drive */
-  constructor(client = dockerMachine) {
+  /**
+   * @param client path of the docker-machine to drive
+   * @param folder holds the programs to test, if not those that all tests use
+   */
+  constructor(client = dockerMachine, folder?: string) {
     this.client = client;
     const { bin } = this;
     mkdirSync(bin);
     for (const program of ['docker-machine-driver-tshyve', 'tshyve']) {
-      symlinkSync(join(root, `dist/${program}.cjs`), join(bin, program));
+      symlinkSync(programPath(program, folder), join(bin, program));
     }
     this.env = {
       ...process.env,
@@ -84,7 +90,7 @@ export class World {
   /** Runs our own command on the same store. */
   async tshyve(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Result> {
     const options = { env: { ...this.env, ...env }, timeoutMs: 580_000 };
-    const { code, stdout, stderr } = await run(tshyve, ['-s', this.store, ...args], options);
+    const { code, stdout, stderr } = await run(join(this.bin, 'tshyve'), ['-s', this.store, ...args], options);
     return { code, out: stdout.trim(), err: stderr.trim() };
   }
 

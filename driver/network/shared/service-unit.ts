@@ -8,14 +8,6 @@ import { checkNetworkName, networksFolder } from './definition.js';
 const SYSTEMCTL_TIMEOUT_MS = 60_000;
 const TARGET = 'multi-user.target.wants';
 
-/** How a network is brought up. */
-export interface ServiceCommand {
-  /** Absolute path of Node. */
-  readonly program: string;
-  /** Absolute path of tshyve. */
-  readonly script: string;
-}
-
 /** Name of the unit that brings a network up at boot. */
 export function unitName(network: string): string {
   return `tshyve-network-${checkNetworkName(network)}.service`;
@@ -30,9 +22,10 @@ function unitsFolder(env: NodeJS.ProcessEnv = process.env): string {
 /**
  * The text of a network's unit (systemd.service(5), systemd.exec(5)). The keeper may change the host's network and hand
  * interfaces to users, and no more: the capabilities are those of ip, nft and dnsmasq.
+ * @param tshyve the words that start the command tshyve; the first is an absolute path
  */
-export function serviceUnit(network: string, { program, script }: ServiceCommand, networks = networksFolder()): string {
-  const command = [program, script, 'network', 'up', network, '--foreground'].map(quote).join(' ');
+export function serviceUnit(network: string, tshyve: readonly string[], networks = networksFolder()): string {
+  const command = [...tshyve, 'network', 'up', network, '--foreground'].map(quote).join(' ');
   return `# Written by "tshyve network up ${network} --boot", removed by "tshyve network down ${network}".
 [Unit]
 Description=tshyve network ${network}
@@ -87,15 +80,16 @@ WantedBy=multi-user.target
 /**
  * Has a network brought up at each boot. Where systemd runs now it is told; else the unit is put in place for the next
  * boot.
+ * @param tshyve as for `serviceUnit`
  * @returns true when systemd knows of it now
  * @throws TshyveError `precondition` when we may not, or systemd refuses
  */
-export async function installUnit(network: string, command: ServiceCommand): Promise<boolean> {
+export async function installUnit(network: string, tshyve: readonly string[]): Promise<boolean> {
   const path = join(unitsFolder(), unitName(network));
   try {
     await mkdir(unitsFolder(), { recursive: true, mode: 0o755 });
     await mkdir(networksFolder(), { recursive: true, mode: 0o755 });
-    await writeFileAtomic(path, serviceUnit(network, command), 0o644);
+    await writeFileAtomic(path, serviceUnit(network, tshyve), 0o644);
     if (!systemdRuns()) {
       // What "systemctl enable" does.
       await mkdir(join(unitsFolder(), TARGET), { recursive: true, mode: 0o755 });

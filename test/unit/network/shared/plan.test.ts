@@ -123,11 +123,7 @@ test.each([
 });
 
 test('a unit names its network and the paths it needs', () => {
-  const text = serviceUnit(
-    'lab',
-    { program: '/usr/bin/node', script: '/opt/a b/tshyve.cjs' },
-    '/var/lib/tshyve/networks',
-  );
+  const text = serviceUnit('lab', ['/usr/bin/node', '/opt/a b/tshyve.cjs'], '/var/lib/tshyve/networks');
   expect(unitName('lab')).toBe('tshyve-network-lab.service');
   expect(text).toContain('\nExecStart=/usr/bin/node "/opt/a b/tshyve.cjs" network up lab --foreground\n');
   expect(text).toContain('\nReadWritePaths=/var/lib/tshyve/networks -/run/xtables.lock\n');
