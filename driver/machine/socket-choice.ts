@@ -37,7 +37,11 @@ const kinds: Readonly<Record<string, Kind>> = {
   datagram: { framing: 'datagram', reachable: true, forwarding: '' },
   socket_vmnet: { framing: 'stream', reachable: true, forwarding: '' },
   passt: { framing: 'stream', reachable: false, forwarding: '"passt -t 127.0.0.1/2222:22" forwards port 2222' },
-  gvproxy: { framing: 'datagram', reachable: false, forwarding: 'gvproxy forwards port 2222 with -ssh-port' },
+  gvproxy: {
+    framing: 'datagram',
+    reachable: false,
+    forwarding: "a POST to /services/forwarder/expose at the socket of gvproxy's -services forwards it",
+  },
   vpnkit: { framing: 'vpnkit', reachable: false, forwarding: 'VPNKit forwards ports through its --port socket' },
 };
 

@@ -45,7 +45,7 @@ test.each([
   ['socket:stream:relative', /give the absolute path/],
   [`socket:stream:/${'x'.repeat(103)}`, /at most 103 bytes/],
   ['socket:passt:/p', /Let it forward a port to the guest's port 22, and say which, as ",ssh=127.0.0.1:2222"/],
-  ['socket:gvproxy:/p,docker=127.0.0.1:1', /-ssh-port/],
+  ['socket:gvproxy:/p,docker=127.0.0.1:1', /forwarder\/expose/],
   ['socket:passt:/p,ssh=localhost:22', /"ssh=localhost:22" is no IPv4 address and port/],
   ['socket:passt:/p,ssh=127.0.0.1:70000', /no IPv4 address and port/],
   ['socket:passt:/p,ssh=127.0.0.1:1,ssh=127.0.0.1:2', /given twice/],

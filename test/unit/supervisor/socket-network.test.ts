@@ -1,0 +1,88 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+
+import { afterEach, expect, test } from 'vitest';
+
+import type { SocketNetworkSpec } from '../../../driver/hypervisor/index.js';
+import { supervisorPlace } from '../../../driver/supervisor/place.js';
+import { Supervisor } from '../../../driver/supervisor/supervisor.js';
+import { Bench } from '../hypervisor/bench.js';
+import { elf, hang, print } from '../hypervisor/tiny-guest.js';
+
+const id = '0123456789abcdef';
+const cleanups: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+});
+
+const ssh = { name: 'ssh', guestPort: 22 };
+const docker = { name: 'docker', guestPort: 2376 };
+
+/** Supervises a real QEMU whose guest prints this. */
+async function supervise(text: string, change: Partial<SocketNetworkSpec>): Promise<Supervisor> {
+  const bench = new Bench('qemu');
+  cleanups.push(() => bench.close());
+  const machineDirectory = join(bench.folder, 'machine');
+  for (const folder of [machineDirectory, join(bench.folder, id)]) mkdirSync(folder);
+  const kernel = join(bench.folder, 'kernel');
+  writeFileSync(kernel, elf(print(text), hang()));
+  const spec = bench.spec(kernel);
+  const { mac, hostname } = spec.network;
+  const path = join(bench.folder, 'peer');
+  const network: SocketNetworkSpec = {
+    ...{ mode: 'socket', framing: 'datagram', path, mac, hostname, services: [ssh, docker] },
+    ...change,
+  };
+  if (network.framing !== 'datagram') {
+    const peer = createServer((socket) => socket.on('error', () => undefined).resume());
+    await new Promise<void>((resolve) => peer.listen(path, resolve));
+    cleanups.push(() => peer.close());
+  }
+  const request = { machineDirectory, id, hypervisor: 'qemu', spec: { ...spec, network } };
+  const place = supervisorPlace({ machineDirectory, id }, bench.folder);
+  const supervisor = new Supervisor(request, place, () => undefined);
+  const gone = new Promise((resolve) => supervisor.once('gone', resolve));
+  await supervisor.launch();
+  cleanups.push(async () => {
+    await supervisor.kill();
+    await gone;
+  });
+  await expect
+    .poll(() => supervisor.status().events.some(({ name }) => name === 'ssh'), { timeout: 15_000 })
+    .toBe(true);
+  return supervisor;
+}
+
+/** What a guest reports, ending with the event that is waited for. */
+const says = (...addresses: string[]) =>
+  [...addresses.map((address) => `address ${address}`), 'ssh'].map((event) => `\ntshyve-event: ${event}\n`).join('');
+const reached = (supervisor: Supervisor) =>
+  supervisor.status().forwards.map(({ name, hostAddress, hostPort }) => `${name} ${hostAddress}:${String(hostPort)}`);
+
+test('where nobody sees DHCP, the guest says its address', async () => {
+  const supervisor = await supervise(says('192.0.2.7'), {});
+  await expect.poll(() => reached(supervisor)).toEqual(['ssh 192.0.2.7:22', 'docker 192.0.2.7:2376']);
+  expect(supervisor.status().hostAddress).toBe('192.0.2.7');
+});
+
+test('an address that no machine can have is not believed', async () => {
+  const supervisor = await supervise(says('127.0.0.1', '0.0.0.0', '224.0.0.1', '255.255.255.255', '1.2.3', '::1'), {});
+  expect(reached(supervisor)).toEqual([]);
+});
+
+test.each(['datagram', 'stream'] as const)('what a %s peer forwards is known at once', async (framing) => {
+  const at = { hostAddress: '127.0.0.1', hostPort: 2222 };
+  const services = [
+    { ...ssh, at },
+    { ...docker, at: { ...at, hostPort: 2376 } },
+  ];
+  const supervisor = await supervise(says('192.0.2.7'), { framing, services });
+  expect(reached(supervisor)).toEqual(['ssh 127.0.0.1:2222', 'docker 127.0.0.1:2376']);
+  expect(supervisor.status().hostAddress).toBe('127.0.0.1');
+});
+
+test('a resumed guest is where it was', async () => {
+  const supervisor = await supervise(says(), { address: '192.0.2.9' });
+  await expect.poll(() => reached(supervisor)).toEqual(['ssh 192.0.2.9:22', 'docker 192.0.2.9:2376']);
+});
