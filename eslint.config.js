@@ -12,7 +12,7 @@ const below = {
   supervisor: ['base', 'grpc', 'guest', 'hypervisor', 'network', 'user-network'],
   machine: ['base', 'hypervisor', 'network', 'image', 'guest', 'supervisor', 'user-network'],
   plugin: ['base', 'grpc', 'machine'],
-  cli: ['base', 'guest', 'hypervisor', 'machine', 'network'],
+  cli: ['base', 'guest', 'hypervisor', 'machine', 'network', 'user-network'],
 };
 
 const layerRules = Object.entries(below).map(([folder, allowed]) => ({

@@ -21,6 +21,7 @@ import {
   startUnit,
   unitName,
 } from '../network/index.js';
+import { type UserNetworkReport, listUserNetworks } from '../user-network/index.js';
 import type { Context } from './context.js';
 import { table } from './list.js';
 
@@ -68,7 +69,7 @@ export function addNetworkCommands(program: Command, action: Action): void {
     .option('--json', 'as JSON')
     .action(
       action(async (_context, options: { json?: boolean }) => {
-        const networks = await listNetworks();
+        const networks = [...(await listNetworks()), ...(await listUserNetworks())];
         process.stdout.write(options.json === true ? `${JSON.stringify(networks, null, 2)}\n` : networkTable(networks));
       }),
     );
@@ -102,7 +103,7 @@ async function permittedBy({ user, group }: UpOptions): Promise<Permitted | unde
   };
 }
 
-function networkTable(networks: readonly NetworkReport[]): string {
+function networkTable(networks: readonly (NetworkReport | UserNetworkReport)[]): string {
   return table([
     ['NAME', 'STATE', 'SUBNET', 'GATEWAY', 'MACHINES'],
     ...networks.map(({ name, state, ipv4, gateway, interfaces }) => {

@@ -17,9 +17,17 @@ export interface UserNetworkPlace {
   readonly addresses: string;
 }
 
+/** Of the names of the folders of user-mode networks in the run folder. */
+export const PREFIX = 'net-';
+
+/** True for the name of such a folder. */
+export function isUserNetwork(folder: string): boolean {
+  return /^net-[a-z0-9][a-z0-9-]{0,31}$/.test(folder);
+}
+
 /** @throws TshyveError `usage` for a name that is none */
 export function userNetworkPlace(name: string): UserNetworkPlace {
-  const id = `net-${checkNetworkName(name)}`;
+  const id = `${PREFIX}${checkNetworkName(name)}`;
   const folder = join(runRoot(), id);
   return {
     name,
@@ -38,6 +46,12 @@ const SWITCH_END = '.port';
 export function portSockets(name: string, mac: string): { machineSocket: string; switchSocket: string } {
   const stem = join(userNetworkPlace(name).folder, mac.replaceAll(':', ''));
   return { machineSocket: checkSocketPath(`${stem}.nic`), switchSocket: checkSocketPath(`${stem}${SWITCH_END}`) };
+}
+
+/** @returns the MAC address of the machine whose port this file is; undefined for other files */
+export function machineOfPort(file: string): string | undefined {
+  const digits = /^([0-9a-f]{12})\.port$/.exec(file)?.[1];
+  return digits?.match(/../g)?.join(':');
 }
 
 /** True for a file of the folder that only a living switch has a use for. */

@@ -7,7 +7,7 @@ import { once } from 'node:events';
 import { afterAll, afterEach, describe, expect, test } from 'vitest';
 
 import type { PortForwardSpec } from '../../../driver/hypervisor/index.js';
-import { Membership, portSockets } from '../../../driver/user-network/index.js';
+import { Membership, listUserNetworks, portSockets } from '../../../driver/user-network/index.js';
 
 const root = resolve(import.meta.dirname, '../../..');
 const missing = ['dist/tshyve-switch.cjs', 'prebuilds/linux-x64/tshyve.glibc.node'].filter(
@@ -129,6 +129,10 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('a user-mode
     await Promise.all([join_(1, [ssh]), join_(2, [ssh], 'other')]);
     expect(processes('lab')).toHaveLength(1);
     expect(processes('other')).toHaveLength(1);
+    expect(await listUserNetworks()).toMatchObject([
+      { name: 'user:lab', state: 'up', interfaces: ['02:00:00:00:00:01'] },
+      { name: 'user:other', state: 'up', interfaces: ['02:00:00:00:00:02'] },
+    ]);
   });
 
   test('a port that cannot be had, and a network that cannot be, are named; nothing stays', async () => {
@@ -157,6 +161,7 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('a user-mode
 
   test('it ends some seconds after the last machine, and leaves no socket', async () => {
     await expect.poll(() => [...processes('lab'), ...processes('other')], { timeout: 15_000 }).toEqual([]);
+    expect(await listUserNetworks()).toEqual([]);
     expect(readdirSync(join(folder, 'run/net-lab')).sort()).toEqual(['switch.lock', 'switch.log']);
     // It is a warning that said once how the lock was lost.
     expect(readFileSync(join(folder, 'run/net-lab/switch.log'), 'utf8')).not.toMatch(/warning/i);
