@@ -1,5 +1,6 @@
 #include "machine/kvm_machine.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "acpi/tables.h"
@@ -29,6 +30,13 @@ Result<void> validate(const MachineConfig& config, const kvm::System& system) {
                                                   " to " + std::to_string(layout::kMaxMemory >> 20) +
                                                   " MiB of memory in whole pages, not " +
                                                   std::to_string(config.memoryBytes) + " bytes"};
+  }
+  const bool servedByFramework = std::any_of(config.shares.begin(), config.shares.end(),
+                                             [](const ShareConfig& share) { return !share.directory.empty(); });
+  if (config.efi || servedByFramework || !config.rosettaTag.empty() || config.nestedVirtualization ||
+      !config.serial.file.empty() || !config.serial.terminalLink.empty()) {
+    return Error{ErrorCode::kUnsupported,
+                 "firmware, shares by folder, Rosetta, nested virtualization and more serial ports are only on macOS"};
   }
   return {};
 }

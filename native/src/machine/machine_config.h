@@ -8,12 +8,19 @@
 
 namespace tshyve {
 
-/// A machine, said declaratively; mirrors VmSpec of driver/hypervisor/vm-spec.ts. Paths are absolute host paths.
+/// A machine, said declaratively; mirrors VmSpec of driver/hypervisor/vm-spec.ts. Paths are absolute host paths. What
+/// only one of the two hypervisor interfaces has is marked so; the other refuses it.
 
 struct LinuxBoot {
-  std::string kernel;  ///< bzImage or ELF with a PVH note
+  std::string
+      kernel;  ///< KVM: bzImage or ELF with a PVH note; macOS: bzImage, arm64 Image, that one in gzip or EFI zboot
   std::string initrd;  ///< empty: none
   std::string commandLine;
+};
+
+/// macOS: firmware boots what it finds on the disks, as a computer does.
+struct EfiBoot {
+  std::string variableStore;  ///< the firmware's variables; made when missing
 };
 
 struct DiskConfig {
@@ -63,22 +70,44 @@ struct VpnkitNetwork {
   std::string path;
   std::string uuid;
 };
+/// macOS: the system's NAT with its DHCP server; machines reach the world and the host reaches them.
+struct NatNetwork {};
+/// macOS: on the physical network of a host interface. Needs an entitlement that Apple gives on request.
+struct BridgedNetwork {
+  std::string interfaceName;  ///< BSD name, e.g. en0
+};
+/// macOS 26: a network of this process, on which its machines reach each other.
+struct VmnetNetwork {
+  bool hostOnly = false;  ///< not beyond the host
+};
 
 struct NetworkConfig {
   std::string mac;  ///< aa:bb:cc:dd:ee:ff
-  std::variant<UserNetwork, TapNetwork, StreamNetwork, DatagramNetwork, VpnkitNetwork> backend;
+  std::variant<UserNetwork, TapNetwork, StreamNetwork, DatagramNetwork, VpnkitNetwork, NatNetwork, BridgedNetwork,
+               VmnetNetwork>
+      backend;
 };
 
 /// Guest sockets reachable as unix sockets in a folder.
 struct VsockConfig {
   std::uint32_t guestCid = 3;
   std::string directory;
+  /// macOS: the host ports that the guest may connect to; the framework must know them. On KVM any port will do.
+  std::vector<std::uint32_t> listen = {};
 };
 
-/// A host folder, shared by a virtiofsd that listens at `socket`.
+/// A host folder for the guest, by virtiofs.
 struct ShareConfig {
   std::string tag;
-  std::string socket;
+  std::string socket;          ///< KVM: where a virtiofsd that serves the folder listens
+  std::string directory = {};  ///< macOS: the folder, served by the framework
+  bool readOnly = false;       ///< macOS
+};
+
+/// macOS: more serial ports of the guest, after the one whose output becomes events (hvc0).
+struct SerialConfig {
+  std::string file = {};          ///< takes what the guest writes, appended; empty: none
+  std::string terminalLink = {};  ///< a link to the pseudo-terminal that is the other end; empty: none
 };
 
 struct MachineConfig {
@@ -87,10 +116,15 @@ struct MachineConfig {
   std::uint32_t cpus = 1;
   std::uint64_t memoryBytes = 0;
   LinuxBoot boot;
+  std::optional<EfiBoot> efi = {};  ///< instead of `boot`
   std::vector<DiskConfig> disks;
   std::vector<NetworkConfig> networks;
   std::optional<VsockConfig> vsock;
   std::vector<ShareConfig> shares;
+  SerialConfig serial = {};
+  /// macOS on Apple silicon: the tag of a share with which the guest runs x86-64 programs; empty: none
+  std::string rosettaTag = {};
+  bool nestedVirtualization = false;  ///< macOS 15 on an M3 or later
   bool balloon = true;
   bool console = true;  ///< virtio-console (hvc0) beside the serial port
   bool seccomp = true;

@@ -2,10 +2,12 @@
 
 #include <memory>
 
-#include "kvm/probe.h"
+#include "machine/host_probe.h"
 #include "napi/addon_data.h"
 #include "napi/machine_object.h"
+#ifndef __APPLE__
 #include "napi/switch_object.h"
+#endif
 
 namespace tshyve {
 namespace {
@@ -20,7 +22,7 @@ class ProbeWorker : public Napi::AsyncWorker {
   [[nodiscard]] Napi::Value promise() const { return deferred_.Promise(); }
 
  protected:
-  void Execute() override { result_ = kvm::probe(); }
+  void Execute() override { result_ = probeHost(); }
   void OnOK() override {
     auto object = Napi::Object::New(Env());
     object.Set("supported", result_.supported);
@@ -34,7 +36,7 @@ class ProbeWorker : public Napi::AsyncWorker {
 
  private:
   Napi::Promise::Deferred deferred_;
-  kvm::ProbeResult result_;
+  HostProbe result_;
 };
 
 Napi::Value probe(const Napi::CallbackInfo& info) {
@@ -48,7 +50,10 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(std::make_unique<AddonData>().release());
   defineMachines(env, exports);
+#ifndef __APPLE__
+  // The switch waits by epoll.
   defineSwitches(env, exports);
+#endif
   exports.Set("interfaceVersion", Napi::Number::New(env, kInterfaceVersion));
   exports.Set("probe", Napi::Function::New<probe>(env, "probe"));
   return exports;

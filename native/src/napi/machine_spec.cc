@@ -14,6 +14,8 @@ constexpr std::size_t kMaxPath = 4095;  // PATH_MAX without its NUL
 constexpr std::size_t kMaxName = 255;
 constexpr std::size_t kMaxCommandLine = 4096;
 constexpr std::size_t kMaxDevices = 32;
+constexpr std::size_t kMaxTag = 36;  // VIRTIO 1.2, 5.11.4
+constexpr std::size_t kMaxListenPorts = 256;
 /// Whole numbers of JavaScript are exact up to here.
 constexpr std::uint64_t kMaxSafeInteger = (std::uint64_t{1} << 53) - 1;
 constexpr std::uint64_t kMaxPort = std::numeric_limits<std::uint16_t>::max();
@@ -51,11 +53,54 @@ NetworkConfig readNetwork(Fields& fields) {
         backend.has("mtu") ? static_cast<std::uint16_t>(backend.number("mtu", 68, kMaxPort)) : std::uint16_t{0}};
   } else if (kind == "vpnkit") {
     network.backend = VpnkitNetwork{backend.text("path", kMaxPath), backend.text("uuid", 36)};
+  } else if (kind == "nat") {
+    network.backend = NatNetwork{};
+  } else if (kind == "bridged") {
+    network.backend = BridgedNetwork{backend.text("interfaceName", kMaxName)};
+  } else if (kind == "vmnet") {
+    network.backend = VmnetNetwork{backend.flag("hostOnly")};
   } else {
-    backend.fail("kind", "user, tap, stream, datagram or vpnkit");
+    backend.fail("kind", "user, tap, stream, datagram, vpnkit, nat, bridged or vmnet");
   }
   backend.finish();
   return network;
+}
+
+ShareConfig readShare(Fields& fields) {
+  ShareConfig share;
+  share.tag = fields.text("tag", kMaxTag);
+  share.socket = optionalPath(fields, "socket");
+  share.directory = optionalPath(fields, "directory");
+  share.readOnly = fields.has("readOnly") && fields.flag("readOnly");
+  return share;
+}
+
+VsockConfig readVsock(Fields& fields) {
+  VsockConfig vsock;
+  vsock.guestCid = static_cast<std::uint32_t>(fields.number("guestCid", 3, 0xFFFF'FFFE));
+  vsock.directory = fields.text("directory", kMaxPath);
+  if (fields.has("listen")) {
+    fields.each("listen", kMaxListenPorts, [&](Fields& entry) {
+      vsock.listen.push_back(static_cast<std::uint32_t>(entry.number("port", 0, 0xFFFF'FFFE)));
+    });
+  }
+  return vsock;
+}
+
+/// What only macOS has.
+void readMacParts(Fields& fields, MachineConfig& config) {
+  if (fields.has("efi")) {
+    Fields efi = fields.object("efi");
+    config.efi = EfiBoot{efi.text("variableStore", kMaxPath)};
+    efi.finish();
+  }
+  if (fields.has("serial")) {
+    Fields serial = fields.object("serial");
+    config.serial = {optionalPath(serial, "file"), optionalPath(serial, "terminalLink")};
+    serial.finish();
+  }
+  if (fields.has("rosettaTag")) config.rosettaTag = fields.text("rosettaTag", kMaxTag);
+  config.nestedVirtualization = fields.has("nestedVirtualization") && fields.flag("nestedVirtualization");
 }
 
 }  // namespace
@@ -76,43 +121,17 @@ Result<MachineConfig> readMachineSpec(Napi::Value value) {
   fields.each("networks", kMaxDevices, [&](Fields& network) { config.networks.push_back(readNetwork(network)); });
   if (fields.has("vsock")) {
     Fields vsock = fields.object("vsock");
-    config.vsock = VsockConfig{static_cast<std::uint32_t>(vsock.number("guestCid", 3, 0xFFFF'FFFE)),
-                               vsock.text("directory", kMaxPath)};
+    config.vsock = readVsock(vsock);
     vsock.finish();
   }
-  fields.each("shares", kMaxDevices, [&](Fields& share) {
-    config.shares.push_back(ShareConfig{share.text("tag", 36), share.text("socket", kMaxPath)});
-  });
+  fields.each("shares", kMaxDevices, [&](Fields& share) { config.shares.push_back(readShare(share)); });
+  readMacParts(fields, config);
   config.balloon = fields.flag("balloon");
   config.console = fields.flag("console");
   config.seccomp = fields.flag("seccomp");
   fields.finish();
   if (!fields.failure().empty()) return Error{ErrorCode::kInvalidArgument, fields.failure()};
   return config;
-}
-
-Result<net::UserSwitchSettings> readSwitchSettings(Napi::Value value) {
-  Fields fields(value, "settings");
-  net::UserSwitchSettings settings;
-  settings.domain = fields.text("domain", kMaxName);
-  fields.each("hosts", kMaxDevices, [&](Fields& host) { settings.hostNames.push_back(host.text("name", kMaxName)); });
-  fields.finish();
-  if (!fields.failure().empty()) return Error{ErrorCode::kInvalidArgument, fields.failure()};
-  return settings;
-}
-
-Result<net::UserSwitchMachine> readSwitchMachine(Napi::Value value) {
-  Fields fields(value, "machine");
-  net::UserSwitchMachine machine;
-  machine.mac = fields.text("mac", 17);
-  machine.address = fields.text("address", 15);
-  machine.hostname = fields.text("hostname", kMaxName);
-  machine.socket.localPath = fields.text("localPath", kMaxPath);
-  machine.socket.path = fields.text("path", kMaxPath);
-  machine.socket.connectionless = true;
-  fields.finish();
-  if (!fields.failure().empty()) return Error{ErrorCode::kInvalidArgument, fields.failure()};
-  return machine;
 }
 
 Result<ForwardConfig> readForward(Napi::Value value) {

@@ -8,6 +8,7 @@
 #include "napi/addon_data.h"
 #include "napi/machine_spec.h"
 #include "napi/session.h"
+#include "napi/switch_spec.h"
 #include "net/switch/user_switch.h"
 #include "sandbox/seccomp.h"
 

@@ -24,6 +24,14 @@ struct Creator {
   auto operator()(const StreamNetwork& config) const { return upcast(StreamBackend::create(loop, config, log)); }
   auto operator()(const DatagramNetwork& config) const { return upcast(DatagramBackend::create(loop, config, log)); }
   auto operator()(const VpnkitNetwork& config) const { return upcast(StreamBackend::create(loop, config, log)); }
+  auto operator()(const NatNetwork& /*config*/) const { return onlyOnMacs("nat"); }
+  auto operator()(const BridgedNetwork& /*config*/) const { return onlyOnMacs("bridged"); }
+  auto operator()(const VmnetNetwork& /*config*/) const { return onlyOnMacs("vmnet"); }
+
+ private:
+  static Result<std::unique_ptr<FrameBackend>> onlyOnMacs(const std::string& kind) {
+    return Error{ErrorCode::kUnsupported, "there are " + kind + " networks only on macOS: use user or tap"};
+  }
 };
 
 }  // namespace
