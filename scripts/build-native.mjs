@@ -20,8 +20,9 @@ import { fileURLToPath } from 'node:url';
 
 const help = `Usage: npm run build:native [-- --force]
 
-Builds the native hypervisor core and its Node addon (Linux on x86-64). Needs g++, cmake, pkg-config and libslirp-dev:
-on Debian and Ubuntu "apt-get install g++ cmake pkg-config libslirp-dev". --force builds although nothing has changed.
+Builds the native hypervisor core and its Node addon, for Linux on x86-64 and for macOS. Needs g++, cmake, pkg-config and
+libslirp-dev: on Debian and Ubuntu "apt-get install g++ cmake pkg-config libslirp-dev". On a Mac it needs Xcode 16 or
+later (its command line tools will do) and cmake. --force builds although nothing has changed.
 `;
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const argument = process.argv[2] ?? '';
@@ -29,7 +30,8 @@ if (argument !== '' && argument !== '--force') {
   (argument === '--help' ? process.stdout : process.stderr).write(help);
   process.exit(argument === '--help' ? 0 : 2);
 }
-if (process.platform !== 'linux' || process.arch !== 'x64') {
+const supported = (process.platform === 'linux' && process.arch === 'x64') || process.platform === 'darwin';
+if (!supported) {
   console.log(`There is no native core for ${process.platform}-${process.arch}; tshyve uses QEMU there.`);
   process.exit(0);
 }
@@ -40,7 +42,7 @@ const includes = [
   dirname(require.resolve('node-addon-api/package.json')),
   join(dirname(require.resolve('node-api-headers/package.json')), 'include'),
 ];
-const libc = readFileSync('/proc/self/maps', 'latin1').includes('/ld-musl-') ? 'musl' : 'glibc';
+const libc = cLibrary();
 const folder = join(root, 'prebuilds', `${process.platform}-${process.arch}`);
 const target = join(folder, `tshyve.${libc}.node`);
 const stampFile = join(folder, `tshyve.${libc}.stamp`);
@@ -58,7 +60,7 @@ if (
 }
 const started = performance.now();
 need('cmake', 'cmake');
-need(process.env.CXX ?? 'c++', 'g++');
+need(process.env.CXX ?? 'c++', process.platform === 'darwin' ? 'xcode' : 'g++');
 const generator = spawnSync('ninja', ['--version']).status === 0 ? ['-G', 'Ninja'] : [];
 const arguments_ = [
   ...['-S', join(root, 'native'), '-B', build, ...generator],
@@ -88,7 +90,7 @@ function inputsHash() {
       const child = join(path, entry.name);
       if (entry.isDirectory()) {
         if (entry.name !== 'build') add(child);
-      } else if (/\.(cc|c|h|inc|txt|cmake)$/.test(entry.name) && !/_(test|fuzz)\.cc$/.test(entry.name)) {
+      } else if (/\.(cc|mm|c|h|inc|txt|cmake)$/.test(entry.name) && !/_(test|fuzz)\.cc$/.test(entry.name)) {
         hash.update(child.slice(root.length)).update('\0').update(readFileSync(child)).update('\0');
       }
     }
@@ -102,9 +104,17 @@ function inputsHash() {
     .digest('hex');
 }
 
+/** As driver/hypervisor/native/addon.ts names it. */
+function cLibrary() {
+  if (process.platform === 'darwin') return 'libsystem';
+  return readFileSync('/proc/self/maps', 'latin1').includes('/ld-musl-') ? 'musl' : 'glibc';
+}
+
 function need(program, debianPackage) {
   if (spawnSync(program, ['--version']).error === undefined) return;
-  console.error(`${program} was not found. Install it, e.g. with "apt-get install ${debianPackage}".`);
+  const onMac = debianPackage === 'xcode' ? 'xcode-select --install' : `brew install ${debianPackage}`;
+  const fix = process.platform === 'darwin' ? onMac : `apt-get install ${debianPackage}`;
+  console.error(`${program} was not found. Install it, e.g. with "${fix}".`);
   process.exit(1);
 }
 

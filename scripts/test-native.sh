@@ -17,7 +17,8 @@ while [ $# -gt 0 ]; do
 Usage: scripts/test-native.sh [--fast | --full] [--report FILE] [--fuzz TARGET]...
 
 Builds and tests native/src: formatting, unit tests as built by GCC, by clang with the address and undefined-behaviour
-sanitizers and by clang with the thread sanitizer, line coverage, and every fuzz target for 60 s.
+sanitizers and by clang with the thread sanitizer, the type check of the code for Macs, line coverage, and every fuzz
+target for 60 s.
   --fast         formatting and the unit tests as built by GCC
   --full         fuzzes for 10 minutes each
   --report FILE  writes the numbers of unit tests as JSON
@@ -37,8 +38,10 @@ done
 fuzz_seconds=${FUZZ_SECONDS:-$fuzz_seconds}
 trap 'exit 130' INT TERM
 
-packages=(libgtest-dev libgmock-dev acpica-tools qemu-system-common clang-format)
+packages=(libgtest-dev libgmock-dev acpica-tools qemu-system-common clang-format zlib1g-dev)
 [ $tier = fast ] || packages+=(clang libclang-rt-14-dev llvm)
+# What stands in for an SDK of Apple.
+[ $tier = fast ] || packages+=(lld-14 libc++-14-dev libc++abi-14-dev musl-dev)
 mapfile -t -O ${#packages[@]} packages < <(native_packages)
 need_packages "${packages[@]}"
 
@@ -69,7 +72,7 @@ unit_tests() {
 	passed=$((passed + count))
 	echo "$name: $count unit tests passed in $((SECONDS - start)) s"
 }
-sources() { find "$native/src" -name '*.cc' -o -name '*.h' | sort; }
+sources() { find "$native/src" "$native/test/apple/include" -name '*.cc' -o -name '*.mm' -o -name '*.h' | sort; }
 
 mkdir -p "$build"
 small=(-DCMAKE_BUILD_TYPE=Test '-DCMAKE_CXX_FLAGS_TEST=-O1 -gline-tables-only' '-DCMAKE_C_FLAGS_TEST=-O1')
@@ -90,6 +93,9 @@ if [ $tier = default ] || [ $tier = full ]; then
 	LLVM_PROFILE_FILE=$build/asan-%p.profraw unit_tests asan
 	flavour tsan clang clang++ "${small[@]}" -DTSHYVE_SANITIZE=thread
 	unit_tests tsan
+	say 'Type check of the code for Macs'
+	"$native/test/apple/check.sh" --report "$build/apple.count"
+	passed=$((passed + $(cat "$build/apple.count")))
 	say 'Line coverage of native/src by unit tests'
 	llvm-profdata merge -sparse "$build"/asan-*.profraw -o "$build/asan.profdata"
 	rm -f "$build"/asan-*.profraw

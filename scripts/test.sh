@@ -56,7 +56,8 @@ step 'type check' npm run --silent typecheck
 step 'lint' npm run --silent lint
 step 'format' npm run --silent format:check
 step 'generated code is fresh' node scripts/generate-proto.mjs --check
-step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh test/bench/*.sh test/lab/*.sh test/lab/machine/*.sh
+step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh test/bench/*.sh test/lab/*.sh test/lab/machine/*.sh \
+	native/test/apple/*.sh
 step 'unit tests' vitest unit
 native=()
 [ "$tier" != fast ] || native=(--fast)
