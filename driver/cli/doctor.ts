@@ -10,6 +10,7 @@ import {
   hypervisorNames,
   selectHypervisor,
 } from '../hypervisor/index.js';
+import { diagnose, readMacFacts } from '../network/index.js';
 
 /** `tshyve doctor`: what this host offers, and what to do about what it lacks. */
 export async function doctor(): Promise<void> {
@@ -24,6 +25,7 @@ export async function doctor(): Promise<void> {
   }
   const auto = await chooseHypervisor('auto');
   if (usable) say('ok  ', `hypervisor auto is ${auto.hypervisor.name}: ${auto.reason}`);
+  if (process.platform === 'darwin') await macNetwork(say);
   for (const image of readManifest().images) {
     if (image.file === undefined) continue;
     const present = await exists(join(packageRoot(), image.file));
@@ -39,6 +41,16 @@ export async function doctor(): Promise<void> {
     );
   }
   if (!usable) throw new TshyveError('precondition', 'No hypervisor is usable here; the lines above say what to do.');
+}
+
+/** What would keep machines on macOS' own network from their addresses. */
+async function macNetwork(say: (mark: string, text: string) => void): Promise<void> {
+  const findings = diagnose(await readMacFacts());
+  if (findings.length === 0) say('ok  ', 'network nat: nothing is known to be in the way');
+  for (const { cause, fix } of findings) {
+    say('note', cause);
+    say('    ', fix);
+  }
 }
 
 async function probe(name: HypervisorName): Promise<ProbeResult> {

@@ -10,8 +10,8 @@ export type HypervisorName = (typeof hypervisorNames)[number];
 export interface ProbeResult {
   readonly hypervisor: HypervisorName;
   readonly usable: boolean;
-  /** Accelerator that will be used: `kvm`, `hvf`, `tcg`; undefined when unusable. */
-  readonly accelerator?: 'kvm' | 'hvf' | 'tcg';
+  /** Accelerator that will be used; `vz` is Virtualization.framework. Undefined when unusable. */
+  readonly accelerator?: 'kvm' | 'vz' | 'hvf' | 'tcg';
   /** Version text of the backend, e.g. `7.2.19`. */
   readonly version?: string;
   /** What `VirtualMachine.save` writes can be restored only by a backend of the same one. */

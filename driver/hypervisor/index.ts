@@ -1,5 +1,6 @@
 import { TshyveError } from '../base/index.js';
 import { type Hypervisor, type HypervisorName, hypervisorNames } from './hypervisor.js';
+import { type Choice, preferNative } from './prefer-native.js';
 import type { SwitchEvent, SwitchSettings, UserSwitch } from './native/user-switch.js';
 
 export {
@@ -12,10 +13,12 @@ export {
   hypervisorNames,
 } from './hypervisor.js';
 export type { SwitchEvent, SwitchMachine, UserSwitch } from './native/user-switch.js';
+export type { Choice } from './prefer-native.js';
 export { ADDED, ForwardTable, type HostPort, PUBLISHED, type PortBinder, isAt } from './forwards.js';
 export {
   type DiskSpec,
   type LinuxBoot,
+  type NatNetworkSpec,
   type NetworkSpec,
   type PortForward,
   type PortForwardSpec,
@@ -55,15 +58,6 @@ const backends: Record<HypervisorName, () => Promise<Hypervisor>> = {
   qemu: async () => (await import('./qemu/index.js')).qemu,
 };
 
-/** A backend that was asked for, and why it is this one. */
-export interface Choice {
-  readonly hypervisor: Hypervisor;
-  /** A sentence. */
-  readonly reason: string;
-  /** What kept better ones from being chosen, a sentence each. */
-  readonly notes: readonly string[];
-}
-
 /**
  * The backend of this name; `auto` is what the environment variable TSHYVE_HYPERVISOR says, else the first one that is
  * usable here.
@@ -91,11 +85,5 @@ export async function chooseHypervisor(name: string): Promise<Choice> {
 
 /** The native core where it runs at hardware speed, else QEMU, which also has an emulator. */
 async function chooseUsable(): Promise<Choice> {
-  if (process.platform === 'linux') {
-    const native = await backends.native();
-    const probe = await native.probe();
-    if (probe.usable) return { hypervisor: native, reason: 'It runs at hardware speed here.', notes: [] };
-    return { hypervisor: await backends.qemu(), reason: 'The native core is not usable here.', notes: probe.notes };
-  }
-  return { hypervisor: await backends.qemu(), reason: 'It is the only one on this platform.', notes: [] };
+  return preferNative(await backends.native(), backends.qemu, process.platform);
 }

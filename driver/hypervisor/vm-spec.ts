@@ -30,7 +30,7 @@ export interface DiskSpec {
 }
 
 /** How the machine's network interface reaches the world. */
-export type NetworkSpec = UserNetworkSpec | SwitchNetworkSpec | TapNetworkSpec | SocketNetworkSpec;
+export type NetworkSpec = UserNetworkSpec | SwitchNetworkSpec | TapNetworkSpec | NatNetworkSpec | SocketNetworkSpec;
 
 interface InterfaceSpec {
   /** `aa:bb:cc:dd:ee:ff` */
@@ -73,6 +73,14 @@ export interface TapNetworkSpec extends InterfaceSpec {
   /** What the machine offers at its address. */
   readonly services: readonly ServiceSpec[];
   /** Its address, when that is known before it asks for one: a resumed guest asks much later. */
+  readonly address?: string;
+}
+
+/** The system's own NAT (macOS): a DHCP server of the system gives the machine an address that the host reaches. */
+export interface NatNetworkSpec extends InterfaceSpec {
+  readonly mode: 'nat';
+  readonly services: readonly ServiceSpec[];
+  /** As in TapNetworkSpec. */
   readonly address?: string;
 }
 
@@ -155,6 +163,12 @@ const networkSpec: v.GenericSchema<unknown, NetworkSpec> = v.variant('mode', [
     ...interfaceSpec,
     network: v.string(),
     interface: v.string(),
+    services: v.array(serviceSpec),
+    address: v.exactOptional(v.string()),
+  }),
+  v.looseObject({
+    mode: v.literal('nat'),
+    ...interfaceSpec,
     services: v.array(serviceSpec),
     address: v.exactOptional(v.string()),
   }),

@@ -54,7 +54,7 @@ export const configDefaults: Readonly<MachineConfig> = {
   Boot2DockerURL: '',
   ImageSHA256: '',
   Hypervisor: 'auto',
-  Network: 'user',
+  Network: process.platform === 'darwin' ? 'nat' : 'user',
   ManualPorts: false,
   Cmdline: '',
   ExtraDisks: [],

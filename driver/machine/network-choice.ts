@@ -6,18 +6,21 @@ export type NetworkChoice =
   /** With others on the network of this name, if it has one; else alone. */
   | { readonly mode: 'user'; readonly network?: string }
   | { readonly mode: 'shared'; readonly network: string }
+  /** The system's own, on macOS. */
+  | { readonly mode: 'nat' }
   | SocketChoice;
 
 /** How the flag is written, for help and error texts. */
-export const networkChoices = `user, shared, user:NAME or shared:NAME for one of several networks, or ${socketSyntax}`;
+export const networkChoices = `user, shared, nat (macOS), user:NAME or shared:NAME for one of several networks, or ${socketSyntax}`;
 
 /**
- * Parses the value of `--tshyve-network`: `user`, `user:NAME`, `shared` (the shared network of that name), `shared:NAME` or
- * `socket:…`.
+ * Parses the value of `--tshyve-network`: `user`, `user:NAME`, `shared` (the shared network of that name), `shared:NAME`,
+ * `nat` or `socket:…`.
  * @throws TshyveError `usage` that names the flag
  */
 export function parseNetworkChoice(text: string): NetworkChoice {
   if (text === 'user') return { mode: 'user' };
+  if (text === 'nat') return { mode: 'nat' };
   if (text === 'shared') return { mode: 'shared', network: 'shared' };
   if (text.startsWith('socket:')) return parseSocketChoice(text);
   const [, mode, network] = /^(user|shared):([a-z0-9][a-z0-9-]{0,31})$/.exec(text) ?? [];

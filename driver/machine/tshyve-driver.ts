@@ -43,8 +43,11 @@ import {
 import {
   claimAddress,
   detachTap,
+  diagnose,
   dockerPorts,
+  explainFindings,
   macFor,
+  readMacFacts,
   releaseAddress,
   requireUp,
   sshPorts,
@@ -456,13 +459,24 @@ export class TshyveDriver implements Driver {
   #leaseWait(): string {
     const choice = parseNetworkChoice(this.#config.Network);
     if (choice.mode === 'socket') return `an address of the guest from the network at ${choice.path}`;
+    if (choice.mode === 'nat') return "an address of the guest from macOS' DHCP server (/var/db/dhcpd_leases)";
     const network = choice.mode === 'shared' ? choice.network : choice.mode;
     return `an address of the guest on the network "${network}" ("tshyve network inspect ${network}" shows it)`;
+  }
+
+  /** What may keep a machine on macOS' own network from its address, with what to do; empty elsewhere. */
+  async #diagnosis(): Promise<string> {
+    if (parseNetworkChoice(this.#config.Network).mode !== 'nat') return '';
+    const { mac } = await this.#requireMachine();
+    return explainFindings(diagnose(await readMacFacts(mac)));
   }
 
   async #requireNetwork(): Promise<void> {
     const choice = parseNetworkChoice(this.#config.Network);
     if (choice.mode === 'shared') await requireUp(choice.network);
+    if (choice.mode === 'nat' && process.platform !== 'darwin') {
+      throw new TshyveError('usage', 'There is a network "nat" only on macOS: give --tshyve-network user or shared.');
+    }
     if (choice.mode === 'socket') await requirePeer(choice);
     if (choice.mode === 'user' && choice.network !== undefined) await requireUserSwitch();
   }
@@ -528,7 +542,9 @@ export class TshyveDriver implements Driver {
       if (reason === undefined && !TshyveError.is(error, 'timeout')) throw error;
       const kind = reason === undefined ? 'timeout' : 'hypervisor';
       const message = reason ?? messageOf(error);
-      throw new TshyveError(kind, `${message} ${await this.#consoleTail()}`.trim(), { cause: error });
+      const diagnosis = reason === undefined ? await this.#diagnosis() : '';
+      const sentences = [message, diagnosis, await this.#consoleTail()];
+      throw new TshyveError(kind, sentences.filter((text) => text !== '').join(' '), { cause: error });
     } finally {
       over.abort();
       await watching;
@@ -669,6 +685,7 @@ export class TshyveDriver implements Driver {
       const { network } = choice;
       return { mode: 'tap', ...nic, network, interface: tapName(record.mac), services: Object.values(services) };
     }
+    if (choice.mode === 'nat') return { mode: 'nat', ...nic, services: Object.values(services) };
     if (choice.mode === 'socket') {
       const { framing, path } = choice;
       const offered = Object.values(services).map((service) => {

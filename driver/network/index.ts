@@ -1,3 +1,4 @@
+export { type Contact, contact } from './contact.js';
 export { claimAddress, releaseAddress } from './address.js';
 export { macFor, uuidFor } from './identity.js';
 export { dockerPorts, sshPorts } from './ports.js';
@@ -5,10 +6,21 @@ export {
   type DiscoverOptions,
   type Lease,
   type LeaseFile,
+  type Neighbour,
   discoverAddress,
   parseDnsmasqLeases,
   readBaseline,
 } from './leases/index.js';
+export {
+  type Bridge,
+  bootpdLeases,
+  bridges,
+  diagnose,
+  explainFindings,
+  isOnBridge,
+  readMacFacts,
+  readNeighbours,
+} from './macos/index.js';
 export {
   NetworkKeeper,
   type NetworkReport,

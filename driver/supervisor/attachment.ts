@@ -13,6 +13,7 @@ import {
   readDefinition,
 } from '../network/index.js';
 import { Membership } from '../user-network/index.js';
+import { attachNat } from './nat-attachment.js';
 
 /** One look lasts this long; then the next begins, as long as the machine runs. */
 const LOOK_MS = 3_600_000;
@@ -44,6 +45,7 @@ export async function attach(network: NetworkSpec, machineName: string, log: Log
       detach: () => membership.leave(),
     };
   }
+  if (network.mode === 'nat') return attachNat(network, log);
   if (network.mode !== 'tap') return undefined;
   const definition = await readDefinition(network.network);
   await attachTap({ network: network.network, mac: network.mac, machineName });

@@ -68,6 +68,8 @@ export interface NativeMachineSpec {
   readonly cpus: number;
   readonly memoryBytes: number;
   readonly boot: { readonly kernel: string; readonly initrd: string; readonly commandLine: string };
+  /** macOS: firmware boots the disks, instead of `boot`. */
+  readonly efi?: { readonly variableStore: string };
   readonly disks: readonly {
     readonly id: string;
     readonly path: string;
@@ -75,8 +77,19 @@ export interface NativeMachineSpec {
     readonly queues: number;
   }[];
   readonly networks: readonly { readonly mac: string; readonly backend: NativeNetwork }[];
-  readonly vsock?: { readonly guestCid: number; readonly directory: string };
-  readonly shares: readonly { readonly tag: string; readonly socket: string }[];
+  readonly vsock?: {
+    readonly guestCid: number;
+    readonly directory: string;
+    readonly listen?: readonly { readonly port: number }[];
+  };
+  /** KVM: a virtiofsd listens at `socket`. macOS: the folder itself. */
+  readonly shares: readonly (
+    | { readonly tag: string; readonly socket: string }
+    | { readonly tag: string; readonly directory: string; readonly readOnly?: boolean }
+  )[];
+  readonly serial?: { readonly file?: string; readonly terminalLink?: string };
+  readonly rosettaTag?: string;
+  readonly nestedVirtualization?: boolean;
   readonly balloon: boolean;
   readonly console: boolean;
   readonly seccomp: boolean;
@@ -95,7 +108,10 @@ export type NativeNetwork =
       readonly connectionless?: boolean;
       readonly mtu?: number;
     }
-  | { readonly kind: 'vpnkit'; readonly path: string; readonly uuid: string };
+  | { readonly kind: 'vpnkit'; readonly path: string; readonly uuid: string }
+  | { readonly kind: 'nat' }
+  | { readonly kind: 'bridged'; readonly interfaceName: string }
+  | { readonly kind: 'vmnet'; readonly hostOnly: boolean };
 
 export interface NativeForward {
   readonly hostAddress: string;
@@ -161,7 +177,8 @@ export function loadAddon(): NativeAddon {
 }
 
 /** The C library this Node runs on: addons of the other kind cannot be loaded. */
-function cLibrary(): 'glibc' | 'musl' {
+function cLibrary(): 'glibc' | 'musl' | 'libsystem' {
+  if (process.platform === 'darwin') return 'libsystem';
   return readFileSync('/proc/self/maps', 'latin1').includes('/ld-musl-') ? 'musl' : 'glibc';
 }
 
@@ -172,7 +189,7 @@ function findAddon(): string {
     throw new TshyveError('precondition', `TSHYVE_ADDON is ${override}, which does not exist. Correct or unset it.`);
   }
   const platform = `${process.platform}-${process.arch}`;
-  if (platform !== 'linux-x64') {
+  if (platform !== 'linux-x64' && process.platform !== 'darwin') {
     throw new TshyveError('precondition', `There is no native core for ${platform}: use the qemu hypervisor.`);
   }
   const root = packageRoot();

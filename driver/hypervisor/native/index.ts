@@ -1,6 +1,7 @@
 import { readManifest } from '../../base/index.js';
 import type { Hypervisor, LaunchOptions, ProbeResult, VirtualMachine } from '../hypervisor.js';
 import type { VmSpec } from '../vm-spec.js';
+import { nativeAccelerator } from './accelerator.js';
 import { loadAddon } from './addon.js';
 import { asSentence } from './errors.js';
 import { launchNative } from './native-machine.js';
@@ -8,8 +9,8 @@ import { probeNative } from './probe.js';
 
 export { probeNative };
 
-/** The core itself versions each device's state, and refuses what it does not know. */
-const STATE_VERSION = 'native core 1';
+/** The core itself versions each device's state, and refuses what it does not know; on a Mac, macOS does. */
+const STATE_VERSION = process.platform === 'darwin' ? 'Virtualization.framework 1' : 'native core 1';
 
 /** Our own core on the host's hypervisor interface, in this process. */
 export const native: Hypervisor = {
@@ -22,7 +23,14 @@ export const native: Hypervisor = {
     if (!probed.hardwareSpeed) {
       return { hypervisor: 'native', usable: false, version, notes: [asSentence(probed.reason)] };
     }
-    return { hypervisor: 'native', usable: true, accelerator: 'kvm', version, stateVersion: STATE_VERSION, notes: [] };
+    return {
+      hypervisor: 'native',
+      usable: true,
+      accelerator: nativeAccelerator,
+      version,
+      stateVersion: STATE_VERSION,
+      notes: [],
+    };
   },
 
   launch(spec: VmSpec, options: LaunchOptions): Promise<VirtualMachine> {

@@ -7,6 +7,7 @@ import { ForwardTable, type HostPort, noForwards } from '../forwards.js';
 import type { PortForward, PortForwardSpec, VmSpec } from '../vm-spec.js';
 import type { NativeAddon, NativeEvent, NativeMachine } from './addon.js';
 import { asSentence, nativeError } from './errors.js';
+import { nativeAccelerator } from './accelerator.js';
 import { nativePorts } from './forwards.js';
 import { nativeSpec } from './spec.js';
 
@@ -29,7 +30,7 @@ export async function launchNative(addon: NativeAddon, spec: VmSpec, options: La
  */
 class NativeVirtualMachine implements VirtualMachine {
   readonly pid = undefined;
-  readonly accelerator = 'kvm';
+  readonly accelerator = nativeAccelerator;
   readonly exited: Promise<VmExit>;
   readonly #ports: ForwardTable | undefined;
   readonly #addon: NativeAddon;

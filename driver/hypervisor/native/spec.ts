@@ -39,6 +39,8 @@ function networkBackend({ network, uuid }: VmSpec, frameSocket: string): NativeN
     }
     case 'tap':
       return { kind: 'tap', interfaceName: network.interface, vhost: true };
+    case 'nat':
+      return { kind: 'nat' };
     case 'socket':
       return socketBackend(network, uuid, frameSocket);
   }

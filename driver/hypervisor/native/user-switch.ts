@@ -1,6 +1,12 @@
 import { TshyveError, messageOf } from '../../base/index.js';
 import type { PortForward } from '../vm-spec.js';
-import { type NativeSwitch, type NativeSwitchMachine, type NativeSwitchSettings, loadAddon } from './addon.js';
+import {
+  type NativeAddon,
+  type NativeSwitch,
+  type NativeSwitchMachine,
+  type NativeSwitchSettings,
+  loadAddon,
+} from './addon.js';
 import { nativeError } from './errors.js';
 import { nativeForward } from './forwards.js';
 
@@ -38,7 +44,9 @@ export async function openSwitch(settings: SwitchSettings, onEvent: (event: Swit
 /** @throws TshyveError `precondition` that names the fix */
 export function requireSwitch(): void {
   try {
-    loadAddon();
+    const { createSwitch } = loadAddon() as Partial<NativeAddon>;
+    // The addon for macOS has none: its way out is libslirp, its wait is epoll.
+    if (createSwitch === undefined) throw new TshyveError('precondition', 'This platform has no switch.');
   } catch (error) {
     throw new TshyveError(
       'precondition',

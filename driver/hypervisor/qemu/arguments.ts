@@ -1,3 +1,4 @@
+import { TshyveError } from '../../base/index.js';
 import { type NetworkSpec, SWITCH_MTU, type VmSpec } from '../vm-spec.js';
 
 export type Accelerator = 'kvm' | 'hvf' | 'tcg';
@@ -86,6 +87,11 @@ function netdev(network: NetworkSpec, frames: string): Record<string, unknown> {
       };
     case 'tap':
       return { type: 'tap', ifname: network.interface, script: 'no', downscript: 'no' };
+    case 'nat':
+      throw new TshyveError(
+        'precondition',
+        "QEMU reaches macOS' NAT only as root. Use the native hypervisor, or another network: --tshyve-network user.",
+      );
     case 'socket':
       return network.framing === 'datagram'
         ? { type: 'dgram', local: { type: 'unix', path: frames }, remote: { type: 'unix', path: network.path } }

@@ -14,6 +14,12 @@ export interface DiscoverOptions {
    * machine was started are believed.
    */
   readonly confirm?: (address: string, signal: AbortSignal) => Promise<boolean>;
+  /** Addresses from elsewhere, asked for at each look that has found none in the files; they need confirmation as well. */
+  readonly further?: (signal: AbortSignal) => Promise<readonly string[]>;
+  /** Milliseconds after which addresses that did not answer are tried again; left out, at the next change only. */
+  readonly retryMs?: number;
+  /** The machine's address as it is known: only another one that was given since is of interest. */
+  readonly except?: string;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
 }
@@ -56,16 +62,31 @@ async function look(options: DiscoverOptions, signal: AbortSignal): Promise<stri
       continue;
     }
     changed = false;
-    const leases = await readBaseline(options.files);
-    const query = { mac: options.mac, before: options.before, now: Date.now() };
-    const candidates = chooseCandidates(leases, {
-      ...query,
-      ...(options.onNetwork === undefined ? {} : { onNetwork: options.onNetwork }),
-    });
-    const address = await firstTrue(candidates, options.confirm, signal);
+    const candidates = await candidatesOf(options);
+    const address =
+      (await firstTrue(candidates, options.confirm, signal)) ?? (await firstFurther(options, candidates, signal));
     if (address !== undefined) return address;
+    if (candidates.length > 0 && options.retryMs !== undefined) {
+      const again = setTimeout(onChange, options.retryMs);
+      signal.addEventListener(
+        'abort',
+        () => {
+          clearTimeout(again);
+        },
+        { once: true },
+      );
+    }
   }
   throw new TshyveError('cancelled', `Waiting for a DHCP lease of ${options.mac} was cancelled.`);
+}
+
+async function candidatesOf(options: DiscoverOptions): Promise<Candidate[]> {
+  const { mac, before, onNetwork, except } = options;
+  const query = { mac, before, now: Date.now(), ...(onNetwork === undefined ? {} : { onNetwork }) };
+  const candidates = chooseCandidates(await readBaseline(options.files), query);
+  return except === undefined
+    ? candidates
+    : candidates.filter(({ address, evidence }) => evidence === 'fresh' && address !== except);
 }
 
 async function firstTrue(
@@ -75,6 +96,19 @@ async function firstTrue(
 ): Promise<string | undefined> {
   for (const { address, evidence } of candidates) {
     if (confirm === undefined ? evidence === 'fresh' : await confirm(address, signal)) return address;
+  }
+  return undefined;
+}
+
+async function firstFurther(
+  { further, confirm, onNetwork, except }: DiscoverOptions,
+  tried: readonly Candidate[],
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  if (further === undefined || confirm === undefined || except !== undefined) return undefined;
+  for (const address of await further(signal)) {
+    if (tried.some((candidate) => candidate.address === address) || onNetwork?.(address) === false) continue;
+    if (await confirm(address, signal)) return address;
   }
   return undefined;
 }

@@ -14,6 +14,7 @@ test.each([
   ['user', { mode: 'user' }],
   ['user:lab', { mode: 'user', network: 'lab' }],
   ['shared', { mode: 'shared', network: 'shared' }],
+  ['nat', { mode: 'nat' }],
   ['shared:lab-2', { mode: 'shared', network: 'lab-2' }],
   ['socket:stream:/run/s', { mode: 'socket', framing: 'stream', path: '/run/s' }],
   ['socket:socket_vmnet:/var/run/s', { mode: 'socket', framing: 'stream', path: '/var/run/s' }],

@@ -68,6 +68,53 @@ describe('one block', () => {
       block({ hw_address: '6,a:3:c5:0:9f:41', identifier: undefined }),
       [{ ...lease, mac: undefined, clientId: `06:${MAC}` }],
     ],
+    ['the identifier before the rest', block().replace('{\n', `{\n\tidentifier=${SHORT}\n`), [lease]],
+    [
+      'a field twice: the last counts',
+      block().replace('}', '\tip_address=192.168.64.9\n}'),
+      [{ ...lease, address: '192.168.64.9' }],
+    ],
+    [
+      'a key in capitals is another key',
+      block({ ip_address: undefined }).replace('}', '\tIP_ADDRESS=192.168.64.7\n}'),
+      [],
+    ],
+    ['spaces around the value', block({ ip_address: ' 192.168.64.7 ' }), []],
+    ['an address with a leading zero', block({ ip_address: '192.168.064.7' }), []],
+    ['an address with a port', block({ ip_address: '192.168.64.7:22' }), []],
+    ['a lease in capitals', block({ lease: '0x69A3F0C1' }), [lease]],
+    ['a negative lease', block({ lease: '-1' }), [{ ...lease, expiresAt: 0 }]],
+    ['an empty lease', block({ lease: '' }), [{ ...lease, expiresAt: 0 }]],
+    ['-2, which no server writes', block({ lease: '0xfffffffffffffffe' }), [{ ...lease, expiresAt: Infinity }]],
+    ['the last second of 63 bits', block({ lease: '0x7fffffffffffffff' }), [{ ...lease, expiresAt: 2 ** 63 * 1000 }]],
+    [
+      'an identifier that claims a MAC, beside the real hardware address',
+      block({ hw_address: '1,a:3:c5:0:9f:42' }),
+      [{ ...lease, mac: '0a:03:c5:00:9f:42' }],
+    ],
+    ['a trailing colon', block({ hw_address: `${SHORT}:`, identifier: SHORT }), [{ ...lease, mac: undefined }]],
+    [
+      'the trap of xhyve: zero as the last octet',
+      block({ hw_address: '1,a:3:c5:0:9f:0', identifier: '1,a:3:c5:0:9f:0' }),
+      [{ ...lease, mac: '0a:03:c5:00:9f:00', clientId: '01:0a:03:c5:00:9f:00' }],
+    ],
+    [
+      'a type without octets',
+      block({ hw_address: '1,', identifier: '1,' }),
+      [{ ...lease, mac: undefined, clientId: undefined }],
+    ],
+    [
+      'a text identifier (type 0)',
+      block({ hw_address: SHORT, identifier: '0,64:65:76' }),
+      [{ ...lease, clientId: '00:64:65:76' }],
+    ],
+    ['a declined address that has a new identifier', block({ declined: '1,2:0:0:0:0:1' }), []],
+    ['a name of a thousand letters', block({ name: 'n'.repeat(1000) }), [{ ...lease, name: 'n'.repeat(1000) }]],
+    [
+      'a name that is an assignment of an address',
+      block({ name: 'ip_address=10.0.0.1' }),
+      [{ ...lease, name: 'ip_address=10.0.0.1' }],
+    ],
     [
       'a DUID, which hides the MAC',
       block({

@@ -1,0 +1,97 @@
+import { type Log, TshyveError, messageOf, sleep } from '../base/index.js';
+import type { NatNetworkSpec } from '../hypervisor/index.js';
+import {
+  type Bridge,
+  type Contact,
+  type LeaseFile,
+  type Neighbour,
+  bootpdLeases,
+  bridges,
+  contact,
+  discoverAddress,
+  isOnBridge,
+  readBaseline,
+  readNeighbours,
+} from '../network/index.js';
+import type { Attachment } from './attachment.js';
+
+const LOOK_MS = 3_600_000;
+const AFTER_FAILURE_MS = 5_000;
+/** A guest that boots answers some seconds after it was given its address. */
+const RETRY_MS = 300;
+const CONTACT_MS = 2_000;
+
+/** Where a Mac tells of addresses. */
+export interface NatSources {
+  readonly leases: LeaseFile;
+  readonly bridges: () => readonly Bridge[];
+  readonly neighbours: (signal: AbortSignal) => Promise<readonly Neighbour[] | undefined>;
+  readonly contact: (address: string, port: number, signal: AbortSignal) => Promise<Contact>;
+}
+
+const thisMac: NatSources = {
+  leases: bootpdLeases,
+  bridges,
+  neighbours: readNeighbours,
+  contact: (address, port, signal) => contact(address, port, CONTACT_MS, signal),
+};
+
+/**
+ * Learns the address of a machine on macOS' own NAT: from bootpd's leases, else from the neighbour table, and only one
+ * where the machine answers. It goes on looking as long as the machine runs: after a sleep of the Mac, or when the network
+ * is renumbered, the guest may be given another one.
+ */
+export async function attachNat(network: NatNetworkSpec, log: Log, sources: NatSources = thisMac): Promise<Attachment> {
+  const files = [sources.leases];
+  const port = network.services.find(({ name }) => name === 'ssh')?.guestPort ?? 22;
+  const over = new AbortController();
+  const refusals = new Set<string>();
+  const confirm = async (address: string, signal: AbortSignal) => {
+    const result = await sources.contact(address, port, signal);
+    if (!result.answered && result.code !== 'ABORTED' && !refusals.has(`${address} ${result.code}`)) {
+      refusals.add(`${address} ${result.code}`);
+      log.info(`The machine does not answer at ${address} yet (${result.code}).`);
+    }
+    return result.answered;
+  };
+  const further = async (signal: AbortSignal) => {
+    const entries = (await sources.neighbours(signal)) ?? [];
+    return entries.filter(({ mac }) => mac === network.mac).map(({ address }) => address);
+  };
+  // Whatever is in there is of an earlier boot, or of another machine.
+  let before = await readBaseline(files);
+  const look = async (onAddress: (address: string) => void) => {
+    let known = network.address;
+    if (known !== undefined) onAddress(known);
+    while (!over.signal.aborted) {
+      try {
+        const address = await discoverAddress({
+          mac: network.mac,
+          files,
+          before,
+          onNetwork: (candidate) => isOnBridge(candidate, sources.bridges()),
+          confirm,
+          further,
+          retryMs: RETRY_MS,
+          timeoutMs: LOOK_MS,
+          signal: over.signal,
+          ...(known === undefined ? {} : { except: known }),
+        });
+        onAddress(address);
+        known = address;
+        before = await readBaseline(files);
+      } catch (error) {
+        if (TshyveError.is(error, 'cancelled') || TshyveError.is(error, 'timeout')) continue;
+        log.info(`Leases in ${sources.leases.path}: ${messageOf(error)}`);
+        await sleep(AFTER_FAILURE_MS, over.signal).catch(() => undefined);
+      }
+    }
+  };
+  return {
+    watch: (onAddress) => void look(onAddress),
+    detach: () => {
+      over.abort();
+      return Promise.resolve();
+    },
+  };
+}
