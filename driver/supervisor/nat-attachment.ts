@@ -46,12 +46,15 @@ export async function attachNat(network: NatNetworkSpec, log: Log, sources: NatS
   const port = network.services.find(({ name }) => name === 'ssh')?.guestPort ?? 22;
   const over = new AbortController();
   const refusals = new Set<string>();
+  let problem: (text: string) => void = () => undefined;
   const confirm = async (address: string, signal: AbortSignal) => {
     const result = await sources.contact(address, port, signal);
     if (!result.answered && result.code !== 'ABORTED' && !refusals.has(`${address} ${result.code}`)) {
       refusals.add(`${address} ${result.code}`);
       log.info(`The machine does not answer at ${address} yet (${result.code}).`);
     }
+    if (result.answered) problem('');
+    else if (result.code === 'EHOSTUNREACH') problem(noRoute(address));
     return result.answered;
   };
   const further = async (signal: AbortSignal) => {
@@ -88,10 +91,18 @@ export async function attachNat(network: NatNetworkSpec, log: Log, sources: NatS
     }
   };
   return {
-    watch: (onAddress) => void look(onAddress),
+    watch: (onAddress, onProblem) => {
+      problem = onProblem;
+      void look(onAddress);
+    },
     detach: () => {
       over.abort();
       return Promise.resolve();
     },
   };
+}
+
+/** Also while a guest boots, for some seconds; for longer it has this cause. */
+function noRoute(address: string): string {
+  return `macOS has no route to ${address}: if that lasts, allow the program that runs tshyve the local network (System Settings, Privacy & Security, Local Network).`;
 }

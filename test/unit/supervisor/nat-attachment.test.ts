@@ -26,6 +26,7 @@ let answering: Set<string>;
 let subnets: ReturnType<typeof bridge>[];
 let table: Neighbour[];
 let told: string[];
+let problems: string[];
 let lines: string[];
 let detach: (() => Promise<void>) | undefined;
 
@@ -36,6 +37,7 @@ beforeEach(() => {
   subnets = [bridge('192.168.64.1/24')];
   table = [];
   told = [];
+  problems = [];
   lines = [];
 });
 afterEach(async () => {
@@ -66,7 +68,10 @@ const follow = async (spec: NatNetworkSpec = network) => {
   const log = { info: (line: string) => lines.push(line), debug: () => undefined };
   const attachment = await attachNat(spec, log, sources);
   detach = () => attachment.detach();
-  attachment.watch((address) => told.push(address));
+  attachment.watch(
+    (address) => told.push(address),
+    (problem) => problems.push(problem),
+  );
 };
 
 test('a lease counts once the machine answers there', async () => {
@@ -74,8 +79,10 @@ test('a lease counts once the machine answers there', async () => {
   give(block('192.168.64.7'));
   await expect.poll(() => lines).toEqual(['The machine does not answer at 192.168.64.7 yet (EHOSTUNREACH).']);
   expect(told).toEqual([]);
+  expect(problems[0]).toMatch(/no route to 192\.168\.64\.7: if that lasts, allow/);
   answering.add('192.168.64.7');
   await expect.poll(() => told, { timeout: 3000 }).toEqual(['192.168.64.7']);
+  expect(problems.at(-1)).toBe('');
 });
 
 test('a lease of the boot before counts as well, when it answers', async () => {
