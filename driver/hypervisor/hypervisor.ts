@@ -36,6 +36,8 @@ export interface LaunchOptions {
   readonly onConsole: (bytes: Buffer) => void;
   /** The guest was given this IPv4 address, seen in the backend's own network. */
   readonly onAddress?: (address: string) => void;
+  /** What is wrong with the backend's own network, a sentence; empty: all is well again. */
+  readonly onProblem?: (problem: string) => void;
   /** Folder that `save` has filled: the machine goes on from there instead of booting. The spec must be the same. */
   readonly restoreFrom?: string;
   /** Runs when all is ready, before the first instruction of the guest. */

@@ -115,6 +115,9 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
         this.#sawLease = true;
         this.#onAddress(address);
       },
+      onProblem: (problem) => {
+        this.#setProblem(problem);
+      },
       ...this.#resumeOptions(),
     });
     const vm = await launch.catch(async (error: unknown) => {
@@ -131,8 +134,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
         this.#onAddress(address);
       },
       (problem) => {
-        this.#problem = problem;
-        void this.publish();
+        this.#setProblem(problem);
       },
     );
     // A state from before this boot is worth nothing; one that was resumed is used up.
@@ -143,6 +145,11 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     await discardSavedState(this.#place.machineDirectory);
     await this.publish();
     void vm.exited.then((exit) => this.#ended(exit));
+  }
+
+  #setProblem(problem: string): void {
+    this.#problem = problem;
+    void this.publish();
   }
 
   /** @returns true when the guest had to be ended by force */

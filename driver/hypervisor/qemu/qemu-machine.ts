@@ -67,7 +67,8 @@ async function startRelay(spec: VmSpec, socket: string, options: LaunchOptions):
   const { network, uuid } = spec;
   if (network.mode !== 'socket' || network.framing === 'datagram') return undefined;
   const onAddress = (address: string) => options.onAddress?.(address);
-  return FrameRelay.start({ network, uuid, socket, log: options.log, onAddress });
+  const onProblem = (problem: string) => options.onProblem?.(problem);
+  return FrameRelay.start({ network, uuid, socket, log: options.log, onAddress, onProblem });
 }
 
 /** The operating system's side: the process, its console and what it complained about. */

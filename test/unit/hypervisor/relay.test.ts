@@ -125,12 +125,15 @@ describe('a relay', () => {
     const network = { mode: 'socket', framing, path, mac: MAC, hostname: 'r', services: [] } as const;
     const log = { info: (line: string) => lines.push(line), debug: () => undefined };
     const onAddress = (address: string) => addresses.push(address);
-    const relay = await FrameRelay.start({ network, uuid: UUID, socket: join(folder, 'net.sock'), log, onAddress });
+    const problems: string[] = [];
+    const onProblem = (problem: string) => problems.push(problem);
+    const socket = join(folder, 'net.sock');
+    const relay = await FrameRelay.start({ network, uuid: UUID, socket, log, onAddress, onProblem });
     cleanups.push(() => relay.close());
     const qemu = connect(join(folder, 'net.sock'));
     cleanups.push(() => qemu.destroy());
     await once(qemu, 'connect');
-    return { relay, qemu, addresses, lines, received: framesOf(qemu) };
+    return { relay, qemu, addresses, problems, lines, received: framesOf(qemu) };
   }
 
   function framesOf(socket: Socket): Buffer[] {
@@ -154,7 +157,7 @@ describe('a relay', () => {
     const peer = () => new VpnkitPeer(mac, (frame) => frames.push(frame));
     const first = peer();
     await first.listen(path);
-    const { relay, qemu, addresses, received } = await start('vpnkit', path, folder);
+    const { relay, qemu, addresses, problems, received } = await start('vpnkit', path, folder);
     expect(first.clients).toEqual([UUID]);
     expect(relay.mac).toBe(mac);
     qemu.write(withLength(dhcp({ type: 3, transaction: 1, mac })));
@@ -174,6 +177,7 @@ describe('a relay', () => {
     expect(frames[1]?.toString('hex')).toMatch(/^ffffffffffffc0ffee0000018035/);
     qemu.write(withLength(Buffer.alloc(1514, 2)));
     await expect.poll(() => frames[2]?.length).toBe(1514);
+    expect(problems).toEqual([expect.stringMatching(/vpnkit is away: start it again/), '']);
   });
 
   test('passes a stream on whole, however slow the peer is', async () => {

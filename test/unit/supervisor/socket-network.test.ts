@@ -1,5 +1,5 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { type Socket, createServer } from 'node:net';
 import { join } from 'node:path';
 
 import { afterEach, expect, test } from 'vitest';
@@ -12,6 +12,8 @@ import { elf, hang, print } from '../hypervisor/tiny-guest.js';
 
 const id = '0123456789abcdef';
 const cleanups: (() => unknown)[] = [];
+/** To the peers of streams, in the order in which they came. */
+const connections: Socket[] = [];
 afterEach(async () => {
   for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
 });
@@ -35,7 +37,10 @@ async function supervise(text: string, change: Partial<SocketNetworkSpec>): Prom
     ...change,
   };
   if (network.framing !== 'datagram') {
-    const peer = createServer((socket) => socket.on('error', () => undefined).resume());
+    const peer = createServer((socket) => {
+      connections.push(socket);
+      socket.on('error', () => undefined).resume();
+    });
     await new Promise<void>((resolve) => peer.listen(path, resolve));
     cleanups.push(() => peer.close());
   }
@@ -85,4 +90,20 @@ test.each(['datagram', 'stream'] as const)('what a %s peer forwards is known at 
 test('a resumed guest is where it was', async () => {
   const supervisor = await supervise(says(), { address: '192.0.2.9' });
   await expect.poll(() => reached(supervisor)).toEqual(['ssh 192.0.2.9:22', 'docker 192.0.2.9:2376']);
+});
+
+test('a peer that is away is a problem of the machine until it is back', async () => {
+  connections.length = 0;
+  const supervisor = await supervise(says(), { framing: 'stream' });
+  const problems: string[] = [];
+  const watch = setInterval(() => problems.push(supervisor.status().problem), 5);
+  try {
+    expect(supervisor.status().problem).toBe('');
+    connections[0]?.destroy();
+    await expect.poll(() => connections.length, { timeout: 5000 }).toBe(2);
+    await expect.poll(() => supervisor.status().problem).toBe('');
+  } finally {
+    clearInterval(watch);
+  }
+  expect(problems.some((problem) => problem.includes('peer is away: start it again'))).toBe(true);
 });

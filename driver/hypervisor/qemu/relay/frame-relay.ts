@@ -28,6 +28,8 @@ export interface FrameRelayOptions {
   readonly log: Log;
   /** A DHCP server has given the guest this address. */
   readonly onAddress: (address: string) => void;
+  /** The peer is away, in a sentence; empty: it is back. */
+  readonly onProblem: (problem: string) => void;
 }
 
 /**
@@ -134,7 +136,7 @@ export class FrameRelay {
   }
 
   #adopt(socket: Socket): void {
-    const { network, log, onAddress } = this.#options;
+    const { network, log, onAddress, onProblem } = this.#options;
     this.#snoop ??= new DhcpSnoop(this.mac ?? network.mac, onAddress);
     this.#fromPeer.reset();
     this.#peer = socket;
@@ -155,6 +157,7 @@ export class FrameRelay {
       this.#qemu?.resume();
       if (this.#closed) return;
       log.info(`The network peer at ${network.path} went away; connecting again until it is back.`);
+      onProblem(`The network peer at ${network.path} is away: start it again, the machine will be connected.`);
       this.#retryLater();
     });
     socket.resume();
@@ -166,8 +169,9 @@ export class FrameRelay {
     this.#retry = setTimeout(() => {
       void this.#reach().then(
         () => {
-          const { network, log } = this.#options;
+          const { network, log, onProblem } = this.#options;
           log.info(`The network peer at ${network.path} is back.`);
+          onProblem('');
           // It does not know yet who is here, and may have something for the guest first.
           this.#toPeer(withPrefix(announcement(this.mac ?? network.mac)));
         },
