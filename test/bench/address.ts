@@ -40,8 +40,7 @@ export const address: Benchmark = {
       await namespace.tshyve('network', 'up', 'bench');
       return await measure(bench, namespace);
     } finally {
-      await namespace.tshyve('network', 'down', '--force', 'bench').catch(() => undefined);
-      await namespace.close();
+      await namespace.close(['bench']);
     }
   },
 };

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { TshyveError } from '../../driver/base/index.js';
+import { TshyveError, run } from '../../driver/base/index.js';
 import type { World } from './world.js';
 
 const RESOLVER = '127.0.0.9';
@@ -66,10 +66,18 @@ export class Namespace {
     return guest;
   }
 
-  /** Never rejects: what the benchmark said before matters more. */
-  async close(): Promise<void> {
+  /**
+   * Never rejects: what the benchmark said before matters more.
+   * @param networks to take down
+   */
+  async close(networks: readonly string[] = []): Promise<void> {
     for (const child of this.#children) child.kill('SIGKILL');
-    const quietly = (...args: string[]) => this.#world.run('ip', args).catch(() => undefined);
+    // Also after an interruption, whose signal has fired.
+    const quietly = (...args: string[]) => run('ip', args, { env: this.env }).catch(() => undefined);
+    const { path } = this.#world.parts.tshyve;
+    for (const network of networks) {
+      await quietly('netns', 'exec', this.name, process.execPath, path, 'network', 'down', '--force', network);
+    }
     for (const guest of this.#guests) await quietly('netns', 'delete', guest);
     await quietly('netns', 'delete', this.name);
     rmSync(join('/etc/netns', this.name), { recursive: true, force: true });
