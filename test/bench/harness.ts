@@ -16,7 +16,7 @@ export interface Aim {
 /** Series of one unit that belong side by side. */
 export interface Comparison {
   readonly title: string;
-  readonly unit: 'ms' | 's' | 'MiB';
+  readonly unit: 'ms' | 's' | 'MiB' | 'Mbit/s';
   readonly series: readonly Series[];
   /** Name of the series that ratios refer to, measured in the same rounds. */
   readonly baseline?: string;

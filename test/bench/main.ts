@@ -12,10 +12,11 @@ import { create } from './create.js';
 import { type Result, evaluate, formatTable } from './harness.js';
 import { list } from './list.js';
 import { memory } from './memory.js';
+import { network } from './network.js';
 import { World, parts } from './world.js';
 
 /** In this order: what boots few machines first. `memory` and `boot` share a machine. */
-const benchmarks: readonly Benchmark[] = [coldStart, address, create, memory, boot, list];
+const benchmarks: readonly Benchmark[] = [coldStart, address, create, memory, boot, list, network];
 
 /** The whole run takes less on a quiet machine; a busy one shall not be kept busy for ever. */
 const LIMIT_MS = 15 * 60_000;
