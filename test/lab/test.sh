@@ -7,10 +7,10 @@ case ${1:-} in
 	cat <<EOF
 Usage: test/lab/test.sh [--report FILE] [VITEST ARGUMENT...]
 
-Builds the lab machine if needed, boots it, runs in it the tests of test/lab/inside and those end-to-end tests that create,
-suspend and remove machines, here on the native core. --report names the file for vitest's JSON report. Further arguments
-go to vitest: -t PATTERN, or a file name to run only that. LAB_KILLS says how often a machine is killed under a write
-load (default 10; 100 take a quarter of an hour).
+Builds the lab machine if needed, boots it, runs in it the tests of test/lab/inside and the end-to-end tests of
+docker-machine, here on the native core. --report names the file for vitest's JSON report. Further arguments go to vitest:
+-t PATTERN, or the name of a file to run only that, such as test/e2e/suspend.test.ts. LAB_KILLS says how often a machine is
+killed under a write load (default 10; 100 take a quarter of an hour).
 EOF
 	exit 0
 	;;
@@ -21,7 +21,7 @@ if [ "${1:-}" = --report ]; then
 	report=$2
 	shift 2
 fi
-[ $# -gt 0 ] || set -- test/lab/inside test/e2e/docker-machine.test.ts test/e2e/suspend.test.ts
+[ $# -gt 0 ] || set -- test/lab/inside test/e2e/docker-machine.test.ts
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 "$here/build.sh"
