@@ -91,6 +91,8 @@ await makeExecutable(join(release, 'bin/tshyve'));
 symlinkSync('tshyve', join(release, 'bin/docker-machine-driver-tshyve'));
 for (const file of ['plugin-manifest.json', 'LICENSE', 'README.md'])
   copyFileSync(join(root, file), join(release, file));
+// For whoever has to sign it again.
+if (mac) copyFileSync(join(root, 'packaging/macos/entitlements.plist'), join(release, 'entitlements.plist'));
 cpSync(need(join(root, 'prebuilds', platform), 'run "npm run build:native".'), join(release, 'prebuilds', platform), {
   recursive: true,
 });
@@ -103,6 +105,8 @@ if (options['without-image'] !== true) {
   }
 }
 const archive = join(out, `${name}.tar.gz`);
-execFileSync('tar', ['-C', out, '--owner=0', '--group=0', '-czf', archive, name]);
+// The builder's own user means nothing elsewhere; macOS' tar says it otherwise than GNU's.
+const owner = mac ? ['--uid', '0', '--gid', '0'] : ['--owner=0', '--group=0'];
+execFileSync('tar', ['-C', out, ...owner, '-czf', archive, name]);
 process.stdout.write(`${join(release, 'bin/tshyve')}\n${archive}\n`);
 process.stdout.write(`Unpack ${basename(archive)} anywhere and put its bin folder on the PATH.\n`);
