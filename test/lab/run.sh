@@ -86,7 +86,7 @@ touch "$work/console.log" "$work/status"
 # shellcheck disable=SC2054 # commas belong to QEMU
 arguments=(
 	-nodefaults -no-user-config -name tshyve-lab -display none -no-reboot
-	-machine q35 -accel tcg,thread=multi,tb-size=1024 -cpu max,+svm,+npt,-cx16,-la57,-pku,-pks
+	-machine q35 -accel tcg,thread=multi,tb-size=1024 -cpu max,+svm,+npt,-vgif,-cx16,-la57,-pku,-pks
 	-smp "$cpus" -m "$memory" -nic none
 	-kernel "$lab/vmlinuz" -initrd "$lab/initrd"
 	-append "console=ttyS0 quiet tsc=reliable mitigations=off random.trust_cpu=on panic=-1 net.ifnames=0"
