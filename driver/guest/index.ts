@@ -10,4 +10,4 @@ export { type PublishedPort, watchPublishedPorts } from './published-ports.js';
 export { provisionDocker, waitForDocker } from './provision.js';
 export { diskSeed } from './seed.js';
 export { shellQuote } from './shell.js';
-export { type GuestAddress, type GuestSession, contactGuest } from './ssh-session.js';
+export { type ContactHints, type GuestAddress, type GuestSession, contactGuest } from './ssh-session.js';

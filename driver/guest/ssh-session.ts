@@ -164,19 +164,19 @@ export class GuestSession {
 
 /**
  * Reaches a guest that is still booting: retries until sshd lets us in.
- * @param options.hurry fires when the guest has just said that sshd is up: ends the current pause, or the current attempt
- *   when nothing was heard in it (a port forwarder accepts before the guest does, and tries the guest again ever less often)
+ * @param options.guest what the guest says of itself: ends the current pause, or the current attempt when it began before
+ *   the guest's network was up (a port forwarder accepts before the guest does, and tries the guest again ever less often)
  * @throws TshyveError `timeout`, `cancelled`; `guest` when it refuses the key for good or shows another host key
  */
 export async function contactGuest(
   address: GuestAddress,
-  options: { timeoutMs: number; signal: AbortSignal; hurry?: AbortSignal },
+  options: ContactOptions & { timeoutMs: number },
 ): Promise<GuestSession> {
   const deadline = performance.now() + options.timeoutMs;
   let firstRefusal: number | undefined;
   let pause = FIRST_PAUSE_MS;
   let attemptMs = ATTEMPT_TIMEOUT_MS;
-  let wasHurried = options.hurry?.aborted === true;
+  let heard = hintsOf(options).length;
   for (;;) {
     const begun = performance.now();
     const outcome = await attempt(address, attemptMs, options);
@@ -200,29 +200,44 @@ export async function contactGuest(
         `The guest does not answer over SSH at ${address.host}:${String(address.port)} (${outcome.reason}).`,
       );
     }
-    const hurried = options.hurry?.aborted === true;
-    if (!hurried || wasHurried) await rest(pause, options);
-    wasHurried = hurried;
-    pause = Math.min(pause * 1.5, LONGEST_PAUSE_MS);
+    const awaited = hintsOf(options).length;
+    if (awaited === heard) await rest(pause, options);
+    heard = awaited;
+    // With its network up, a guest without sshd refuses at once, and sshd is not far.
+    const soon = options.guest?.networkUp.aborted === true && !options.guest.sshUp.aborted;
+    pause = soon ? FIRST_PAUSE_MS : Math.min(pause * 1.5, LONGEST_PAUSE_MS);
   }
 }
 
-/** Sleeps, but wakes up once when `hurry` fires. */
-async function rest(ms: number, options: { signal: AbortSignal; hurry?: AbortSignal }): Promise<void> {
-  const signals = [options.signal, ...(options.hurry?.aborted === false ? [options.hurry] : [])];
-  await sleep(ms, AbortSignal.any(signals)).catch(() => undefined);
+/** What a booting guest says of itself; each fires once. */
+export interface ContactHints {
+  readonly networkUp: AbortSignal;
+  readonly sshUp: AbortSignal;
+}
+
+interface ContactOptions {
+  readonly signal: AbortSignal;
+  readonly guest?: ContactHints;
+}
+
+/** What the guest has not said yet. */
+function hintsOf({ guest }: ContactOptions): AbortSignal[] {
+  return guest === undefined ? [] : [guest.networkUp, guest.sshUp].filter((hint) => !hint.aborted);
+}
+
+/** Sleeps, but wakes up when the guest says something. */
+async function rest(ms: number, options: ContactOptions): Promise<void> {
+  await sleep(ms, AbortSignal.any([options.signal, ...hintsOf(options)])).catch(() => undefined);
 }
 
 type Outcome =
   | { readonly session: GuestSession }
   | { readonly reason: string; readonly refused: boolean; readonly final?: TshyveError };
 
-async function attempt(
-  address: GuestAddress,
-  timeoutMs: number,
-  options: { signal: AbortSignal; hurry?: AbortSignal },
-): Promise<Outcome> {
-  const { signal, hurry } = options;
+async function attempt(address: GuestAddress, timeoutMs: number, options: ContactOptions): Promise<Outcome> {
+  const { signal } = options;
+  // Once its network is up the guest answers, yes or no: such an attempt is worth waiting for.
+  const hints = options.guest?.networkUp.aborted === true ? [] : hintsOf(options);
   const { Client } = (await import('ssh2')).default;
   return new Promise((resolve) => {
     const client = new Client();
@@ -236,14 +251,14 @@ async function attempt(
       client.destroy();
       socket.destroy();
     };
-    const onHurry = () => {
+    const onHint = () => {
       if (socket.bytesRead === 0) onAbort();
     };
     signal.addEventListener('abort', onAbort, { once: true });
-    hurry?.addEventListener('abort', onHurry, { once: true });
+    for (const hint of hints) hint.addEventListener('abort', onHint, { once: true });
     const settle = (outcome: Outcome) => {
       signal.removeEventListener('abort', onAbort);
-      hurry?.removeEventListener('abort', onHurry);
+      for (const hint of hints) hint.removeEventListener('abort', onHint);
       resolve(outcome);
     };
     client.on('ready', () => {

@@ -14,6 +14,7 @@ import {
   writeFileAtomic,
 } from '../base/index.js';
 import {
+  type ContactHints,
   type GuestSession,
   bootedOnTime,
   contactGuest,
@@ -510,7 +511,8 @@ export class TshyveDriver implements Driver {
   /** Reaches the guest over SSH; a machine that dies on the way ends the wait at once. */
   async #awaitGuest(supervisor: SupervisorClient, operation: Operation, fresh: boolean): Promise<GuestSession> {
     const over = new AbortController();
-    const hurry = new AbortController();
+    const networkUp = new AbortController();
+    const sshUp = new AbortController();
     const dead = new AbortController();
     let addressed: () => void = () => undefined;
     const address = new Promise<void>((resolve) => {
@@ -521,7 +523,8 @@ export class TshyveDriver implements Driver {
         operation.log.debug(`event ${event.name} ${event.argument} after ${String(event.atMs)} ms`);
         const milestone = fresh ? milestones.get(event.name) : undefined;
         if (milestone !== undefined) operation.log.info(milestone);
-        if (event.name === 'ssh') hurry.abort();
+        if (event.name === 'address') networkUp.abort();
+        if (event.name === 'ssh') sshUp.abort();
         if (event.name === 'lease') addressed();
       }, over.signal)
       .then(() => {
@@ -533,7 +536,8 @@ export class TshyveDriver implements Driver {
       const timeoutMs = this.#config.BootTimeout * 1000;
       if (!(await this.#isAddressed())) await within(address, timeoutMs, this.#leaseWait(), signal);
       const left = Math.max(timeoutMs - (performance.now() - begun), 1000);
-      return await this.#contact({ ...operation, signal }, left, hurry.signal);
+      const guest = { networkUp: networkUp.signal, sshUp: sshUp.signal };
+      return await this.#contact({ ...operation, signal }, left, guest);
     } catch (error) {
       if (operation.signal.aborted) throw error;
       const reason = dead.signal.aborted
@@ -551,7 +555,7 @@ export class TshyveDriver implements Driver {
     }
   }
 
-  async #contact(operation: Operation, timeoutMs: number, hurry?: AbortSignal): Promise<GuestSession> {
+  async #contact(operation: Operation, timeoutMs: number, guest?: ContactHints): Promise<GuestSession> {
     const record = await this.#requireMachine();
     const { hostAddress, hostPort } = await this.#forward('ssh');
     const address = {
@@ -561,7 +565,7 @@ export class TshyveDriver implements Driver {
       privateKey: await readFile(this.getSSHKeyPath(), 'utf8'),
       hostKey: record.hostKey,
     };
-    const options = { timeoutMs, signal: operation.signal, ...(hurry === undefined ? {} : { hurry }) };
+    const options = { timeoutMs, signal: operation.signal, ...(guest === undefined ? {} : { guest }) };
     return contactGuest(address, options);
   }
 

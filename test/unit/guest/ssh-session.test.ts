@@ -31,7 +31,8 @@ function sshServer(): Promise<number> {
 
 test('an attempt in which nothing was heard ends when the guest says that sshd is up', async () => {
   const sshPort = await sshServer();
-  const hurry = new AbortController();
+  const networkUp = new AbortController();
+  const sshUp = new AbortController();
   const silent: Socket[] = [];
   // As a port forwarder does: the first connection is accepted, long before there is a guest behind it.
   const port = await listening(
@@ -40,7 +41,7 @@ test('an attempt in which nothing was heard ends when the guest says that sshd i
       closers.push(() => socket.destroy());
       if (silent.length === 0) {
         silent.push(socket);
-        hurry.abort();
+        sshUp.abort();
         return;
       }
       const through = connect({ host: '127.0.0.1', port: sshPort });
@@ -56,8 +57,42 @@ test('an attempt in which nothing was heard ends when the guest says that sshd i
     hostKey: undefined,
   };
   // Shorter than the time an attempt is given: without the hint this would fail.
-  const options = { timeoutMs: 1500, signal: new AbortController().signal, hurry: hurry.signal };
+  const guest = { networkUp: networkUp.signal, sshUp: sshUp.signal };
+  const options = { timeoutMs: 1500, signal: new AbortController().signal, guest };
   const session = await contactGuest(address, options);
   expect(session.hostKey).not.toBe('');
+  session.close();
+});
+
+test('an attempt that began when the network was up is not given up when sshd is', async () => {
+  const sshPort = await sshServer();
+  const networkUp = new AbortController();
+  const sshUp = new AbortController();
+  networkUp.abort();
+  let connections = 0;
+  // A slow guest: sshd has taken the connection, and says so before its banner comes.
+  const port = await listening(
+    createServer((socket) => {
+      socket.on('error', () => undefined);
+      closers.push(() => socket.destroy());
+      connections++;
+      sshUp.abort();
+      setTimeout(() => {
+        const through = connect({ host: '127.0.0.1', port: sshPort });
+        through.on('error', () => undefined);
+        socket.pipe(through).pipe(socket);
+      }, 200);
+    }),
+  );
+  const address = {
+    host: '127.0.0.1',
+    port,
+    username: 'docker',
+    privateKey: createKeyPair('client').privateKey,
+    hostKey: undefined,
+  };
+  const guest = { networkUp: networkUp.signal, sshUp: sshUp.signal };
+  const session = await contactGuest(address, { timeoutMs: 5000, signal: new AbortController().signal, guest });
+  expect(connections).toBe(1);
   session.close();
 });
