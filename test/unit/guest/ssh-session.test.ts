@@ -4,7 +4,7 @@ import { type AddressInfo, type Server, type Socket, connect, createServer } fro
 import ssh2 from 'ssh2';
 import { afterEach, expect, test } from 'vitest';
 
-import { contactGuest, createKeyPair } from '../../../driver/guest/index.js';
+import { type GuestAddress, contactGuest, createKeyPair } from '../../../driver/guest/index.js';
 
 const closers: (() => void)[] = [];
 afterEach(() => {
@@ -29,6 +29,12 @@ function sshServer(): Promise<number> {
   return listening(server);
 }
 
+/** What a client knows of a guest that nobody has met yet. */
+function guestAt(port: number): GuestAddress {
+  const { privateKey } = createKeyPair('client');
+  return { host: '127.0.0.1', port, username: 'docker', privateKey, hostKey: undefined };
+}
+
 test('an attempt in which nothing was heard ends when the guest says that sshd is up', async () => {
   const sshPort = await sshServer();
   const networkUp = new AbortController();
@@ -49,17 +55,10 @@ test('an attempt in which nothing was heard ends when the guest says that sshd i
       socket.pipe(through).pipe(socket);
     }),
   );
-  const address = {
-    host: '127.0.0.1',
-    port,
-    username: 'docker',
-    privateKey: createKeyPair('client').privateKey,
-    hostKey: undefined,
-  };
   // Shorter than the time an attempt is given: without the hint this would fail.
   const guest = { networkUp: networkUp.signal, sshUp: sshUp.signal };
   const options = { timeoutMs: 1500, signal: new AbortController().signal, guest };
-  const session = await contactGuest(address, options);
+  const session = await contactGuest(guestAt(port), options);
   expect(session.hostKey).not.toBe('');
   session.close();
 });
@@ -84,15 +83,8 @@ test('an attempt that began when the network was up is not given up when sshd is
       }, 200);
     }),
   );
-  const address = {
-    host: '127.0.0.1',
-    port,
-    username: 'docker',
-    privateKey: createKeyPair('client').privateKey,
-    hostKey: undefined,
-  };
   const guest = { networkUp: networkUp.signal, sshUp: sshUp.signal };
-  const session = await contactGuest(address, { timeoutMs: 5000, signal: new AbortController().signal, guest });
+  const session = await contactGuest(guestAt(port), { timeoutMs: 5000, signal: new AbortController().signal, guest });
   expect(connections).toBe(1);
   session.close();
 });
