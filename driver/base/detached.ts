@@ -3,13 +3,11 @@ import { closeSync, openSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 
 import { within } from './deadline.js';
+import { ANSWER_FD, type DetachedAnswer, parseDetachedAnswer } from './detached-answer.js';
 import { TshyveError, messageOf } from './errors.js';
 import { ownProgram } from './own-program.js';
 
-/** Where the client that starts such a process listens for its answer; it may be gone already. */
-export const ANSWER_FD = 3;
-
-export interface DetachedOptions<T> {
+export interface DetachedOptions {
   /** Which of our programs: `tshyve-vmm`. */
   readonly program: string;
   readonly args: readonly string[];
@@ -20,8 +18,6 @@ export interface DetachedOptions<T> {
   readonly what: string;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
-  /** @returns undefined when the text is no answer: the process died before it had one */
-  readonly parse: (text: string) => T | undefined;
 }
 
 /**
@@ -29,7 +25,7 @@ export interface DetachedOptions<T> {
  * first instruction: this process may die at any moment.
  * @throws TshyveError `timeout`, `cancelled`; `hypervisor` when it ended without an answer. It is ended then
  */
-export async function startDetached<T>(options: DetachedOptions<T>): Promise<T> {
+export async function startDetached(options: DetachedOptions): Promise<void> {
   const log = openSync(options.log, 'a', 0o600);
   const { file, args, argv0 } = ownProgram(options.program);
   const child = spawn(file, [...args, ...options.args], {
@@ -40,7 +36,7 @@ export async function startDetached<T>(options: DetachedOptions<T>): Promise<T> 
     stdio: ['pipe', log, log, 'pipe'],
   });
   closeSync(log);
-  const answered = new Promise<T>((resolve, reject) => {
+  const answered = new Promise<DetachedAnswer>((resolve, reject) => {
     let text = '';
     const pipe = child.stdio[ANSWER_FD] as Readable;
     pipe.setEncoding('utf8');
@@ -49,7 +45,7 @@ export async function startDetached<T>(options: DetachedOptions<T>): Promise<T> 
     });
     pipe.on('error', () => undefined);
     pipe.on('close', () => {
-      const answer = options.parse(text);
+      const answer = parseDetachedAnswer(text);
       if (answer !== undefined) resolve(answer);
       else reject(new TshyveError('hypervisor', `Gave up on ${options.what}: ${options.log} says why.`));
     });
@@ -63,8 +59,9 @@ export async function startDetached<T>(options: DetachedOptions<T>): Promise<T> 
   });
   child.stdin?.on('error', () => undefined);
   child.stdin?.end(options.input);
+  let answer: DetachedAnswer;
   try {
-    return await within(answered, options.timeoutMs, options.what, options.signal);
+    answer = await within(answered, options.timeoutMs, options.what, options.signal);
   } catch (error) {
     // Nobody waits for it any more.
     child.kill('SIGKILL');
@@ -73,6 +70,7 @@ export async function startDetached<T>(options: DetachedOptions<T>): Promise<T> 
     child.unref();
     for (const stream of child.stdio) (stream as { destroy?: () => void } | null)?.destroy?.();
   }
+  if ('error' in answer) throw new TshyveError(answer.error.kind, answer.error.message);
 }
 
 /** It lives on: it must not take itself for a plugin, nor keep what a shell had for one command. */

@@ -1,6 +1,6 @@
-import { TshyveError, startDetached } from '../base/index.js';
+import { startDetached } from '../base/index.js';
 import { supervisorPlace } from './place.js';
-import { type LaunchRequest, parseLaunchAnswer } from './types.js';
+import type { LaunchRequest } from './types.js';
 
 const LAUNCH_TIMEOUT_MS = 60_000;
 /** Reading all memory of a large machine from a slow disk takes minutes. */
@@ -11,7 +11,7 @@ const RESUME_TIMEOUT_MS = 900_000;
  * @throws TshyveError whatever kept it from launching, `busy` when the machine is already running
  */
 export async function startSupervisor(request: LaunchRequest, signal: AbortSignal): Promise<void> {
-  const answer = await startDetached({
+  await startDetached({
     program: 'tshyve-vmm',
     args: ['--launch'],
     log: supervisorPlace(request).supervisorLog,
@@ -19,7 +19,5 @@ export async function startSupervisor(request: LaunchRequest, signal: AbortSigna
     what: 'the supervisor to launch the machine',
     timeoutMs: request.resume === true ? RESUME_TIMEOUT_MS : LAUNCH_TIMEOUT_MS,
     signal,
-    parse: parseLaunchAnswer,
   });
-  if ('error' in answer) throw new TshyveError(answer.error.kind, answer.error.message);
 }

@@ -1,12 +1,11 @@
-import { closeSync, writeSync } from 'node:fs';
 import type { Socket } from 'node:net';
 
-import { ANSWER_FD, TshyveError, messageOf } from '../base/index.js';
+import { TshyveError, answerFailure, answerReady, messageOf } from '../base/index.js';
 import { GuardedFiles } from './guarded-files.js';
 import { supervisorPlace } from './place.js';
 import { RotatingLog } from './rotating-log.js';
 import { Supervisor } from './supervisor.js';
-import { type LaunchAnswer, type LaunchRequest, parseLaunchRequest } from './types.js';
+import { type LaunchRequest, parseLaunchRequest } from './types.js';
 
 /** How long the guest may take when the host shuts down or somebody ends us politely. */
 const TERMINATION_TIMEOUT_MS = 60_000;
@@ -29,29 +28,18 @@ export async function main(argv: readonly string[]): Promise<void> {
   }
   process.title = 'tshyve-vmm';
   process.on('SIGHUP', () => undefined);
-  let answered = false;
-  const answer = (text: LaunchAnswer) => {
-    if (answered) return;
-    answered = true;
-    try {
-      writeSync(ANSWER_FD, `${JSON.stringify(text)}\n`);
-      closeSync(ANSWER_FD);
-    } catch {
-      // The client did not live to hear it. The machine runs all the same.
-    }
-  };
   try {
-    await supervise(await readRequest(), answer);
+    await supervise(await readRequest());
   } catch (error) {
     log(`launch failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
-    answer({ error: { kind: TshyveError.is(error) ? error.kind : 'internal', message: messageOf(error) } });
+    answerFailure(error);
     process.exit(1);
   }
 }
 
 let rotatingLog: RotatingLog | undefined;
 
-async function supervise(request: LaunchRequest, answer: (text: LaunchAnswer) => void): Promise<void> {
+async function supervise(request: LaunchRequest): Promise<void> {
   const place = supervisorPlace(request);
   // A connection that arrives before gRPC is loaded waits here.
   let serve: ((socket: Socket) => void) | undefined;
@@ -105,7 +93,7 @@ async function supervise(request: LaunchRequest, answer: (text: LaunchAnswer) =>
     files.close();
     throw error;
   }
-  answer({ ready: true });
+  answerReady();
 }
 
 async function readRequest(): Promise<LaunchRequest> {

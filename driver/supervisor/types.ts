@@ -1,6 +1,5 @@
 import * as v from 'valibot';
 
-import { type ErrorKind, errorKinds } from '../base/index.js';
 import { type PortForward, type VmSpec, portForwardSchema, vmSpecSchema } from '../hypervisor/index.js';
 
 export const supervisorStates = ['starting', 'running', 'paused', 'stopping'] as const;
@@ -50,10 +49,6 @@ export interface LaunchRequest {
   readonly resume?: boolean;
 }
 
-/** What a supervisor writes once to descriptor 3. */
-export type LaunchAnswer =
-  { readonly ready: true } | { readonly error: { readonly kind: ErrorKind; readonly message: string } };
-
 const count = v.pipe(v.number(), v.integer(), v.minValue(0));
 
 const statusSchema: v.GenericSchema<unknown, SupervisorStatus> = v.object({
@@ -81,11 +76,6 @@ const requestSchema: v.GenericSchema<unknown, LaunchRequest> = v.object({
   resume: v.exactOptional(v.boolean()),
 });
 
-const answerSchema: v.GenericSchema<unknown, LaunchAnswer> = v.union([
-  v.object({ ready: v.literal(true) }),
-  v.object({ error: v.object({ kind: v.picklist(errorKinds), message: v.string() }) }),
-]);
-
 const exitSchema = v.object({ detail: v.string() });
 
 /** @returns undefined when the text is no status: cut off, or of another version */
@@ -96,11 +86,6 @@ export function parseStatus(text: string): SupervisorStatus | undefined {
 /** @returns undefined when the text is no launch request, e.g. because its sender died while writing */
 export function parseLaunchRequest(text: string): LaunchRequest | undefined {
   return parse(requestSchema, text);
-}
-
-/** @returns undefined when the text is no answer: the supervisor died before it had one */
-export function parseLaunchAnswer(text: string): LaunchAnswer | undefined {
-  return parse(answerSchema, text);
 }
 
 /** @returns the sentence of a last-exit record, undefined when the text is none */

@@ -1,7 +1,4 @@
-import { closeSync, writeSync } from 'node:fs';
-
-import { ANSWER_FD, TshyveError, messageOf } from '../base/index.js';
-import type { SwitchAnswer } from './answer.js';
+import { answerFailure, answerReady, messageOf } from '../base/index.js';
 import { userNetworkPlace } from './place.js';
 import { SwitchProcess } from './switch-process.js';
 
@@ -24,7 +21,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   process.on('SIGHUP', () => undefined);
   try {
     const network = await SwitchProcess.start(userNetworkPlace(name), log);
-    answer({ ready: true });
+    answerReady();
     const terminated = new Promise<string>((resolve) => {
       for (const signal of ['SIGTERM', 'SIGINT'] as const) {
         process.on(signal, () => {
@@ -37,20 +34,11 @@ export async function main(argv: readonly string[]): Promise<void> {
     process.exit(0);
   } catch (error) {
     log(messageOf(error));
-    answer({ error: { kind: TshyveError.is(error) ? error.kind : 'internal', message: messageOf(error) } });
+    answerFailure(error);
     process.exit(1);
   }
 }
 
 function log(line: string): void {
   process.stderr.write(`${new Date().toISOString()} ${line}\n`);
-}
-
-function answer(text: SwitchAnswer): void {
-  try {
-    writeSync(ANSWER_FD, `${JSON.stringify(text)}\n`);
-    closeSync(ANSWER_FD);
-  } catch {
-    // Whoever started us did not live to hear it; another machine may come.
-  }
 }

@@ -4,7 +4,6 @@ import type { CallOptions, Metadata, ServiceError } from '@grpc/grpc-js';
 
 import { type Log, TshyveError, isServed, makeRunDirectory, messageOf, sleep, startDetached } from '../base/index.js';
 import { ForwardTable, type PortForward, type SwitchNetworkSpec } from '../hypervisor/index.js';
-import { parseSwitchAnswer } from './answer.js';
 import type { AttachEvent, UserNetworkClient } from './generated/user_network.js';
 import { type UserNetworkPlace, userNetworkPlace } from './place.js';
 
@@ -194,19 +193,19 @@ export class Membership {
       await makeRunDirectory(place.id);
       const { size } = await stat(place.log).catch(() => ({ size: 0 }));
       if (size > MAX_LOG_BYTES) await truncate(place.log);
-      const answer = await startDetached({
-        program: 'tshyve-switch',
-        args: ['--network', place.name],
-        log: place.log,
-        what: `the switch of the network "${place.name}"`,
-        timeoutMs: START_TIMEOUT_MS,
-        signal: this.#over.signal,
-        parse: parseSwitchAnswer,
-      });
-      if ('ready' in answer) return;
-      // Another machine of the network has just started it, or it is on its way out.
-      if (answer.error.kind !== 'busy' || attempt >= START_TIMEOUT_MS / FIRST_RETRY_MS) {
-        throw new TshyveError(answer.error.kind, answer.error.message);
+      try {
+        await startDetached({
+          program: 'tshyve-switch',
+          args: ['--network', place.name],
+          log: place.log,
+          what: `the switch of the network "${place.name}"`,
+          timeoutMs: START_TIMEOUT_MS,
+          signal: this.#over.signal,
+        });
+        return;
+      } catch (error) {
+        // Another machine of the network has just started it, or it is on its way out.
+        if (!TshyveError.is(error, 'busy') || attempt >= START_TIMEOUT_MS / FIRST_RETRY_MS) throw error;
       }
       await sleep(FIRST_RETRY_MS, this.#over.signal);
     }

@@ -1,10 +1,10 @@
 import { describe, expect, test } from 'vitest';
 
+import { parseDetachedAnswer } from '../../../driver/base/index.js';
 import {
   type LaunchRequest,
   type SupervisorStatus,
   parseLastExit,
-  parseLaunchAnswer,
   parseLaunchRequest,
   parseStatus,
 } from '../../../driver/supervisor/types.js';
@@ -46,9 +46,9 @@ describe('what another process wrote is parsed, not believed', () => {
   test('whole texts survive', () => {
     expect(parseStatus(JSON.stringify(status))).toEqual(status);
     expect(parseLaunchRequest(JSON.stringify(request))).toEqual(request);
-    expect(parseLaunchAnswer('{"ready":true}\n')).toEqual({ ready: true });
+    expect(parseDetachedAnswer('{"ready":true}\n')).toEqual({ ready: true });
     const failure = { error: { kind: 'no-space', message: 'full' } };
-    expect(parseLaunchAnswer(JSON.stringify(failure))).toEqual(failure);
+    expect(parseDetachedAnswer(JSON.stringify(failure))).toEqual(failure);
     expect(parseLastExit('{"reason":"crashed","detail":"QEMU ended.","at":"2026"}')).toBe('QEMU ended.');
   });
 
@@ -56,7 +56,7 @@ describe('what another process wrote is parsed, not believed', () => {
     for (const [parse, text] of [
       [parseStatus, JSON.stringify(status)],
       [parseLaunchRequest, JSON.stringify(request)],
-      [parseLaunchAnswer, '{"ready":true}'],
+      [parseDetachedAnswer, '{"ready":true}'],
       [parseLastExit, '{"detail":"x"}'],
     ] as const) {
       for (let end = 0; end < text.length; end++) expect(parse(text.slice(0, end))).toBeUndefined();
@@ -85,6 +85,6 @@ describe('what another process wrote is parsed, not believed', () => {
   });
 
   test('an answer with an unknown kind is none', () => {
-    expect(parseLaunchAnswer('{"error":{"kind":"exotic","message":"x"}}')).toBeUndefined();
+    expect(parseDetachedAnswer('{"error":{"kind":"exotic","message":"x"}}')).toBeUndefined();
   });
 });
