@@ -27,7 +27,7 @@ need_node
 mapfile -t packages < <(image_packages; native_packages)
 packages+=(shellcheck openssh-server openssl faketime)
 # Shared networks.
-packages+=(dnsmasq-base nftables iproute2 busybox passt systemd)
+packages+=(dnsmasq-base nftables iproute2 busybox passt slirp4netns systemd)
 # The lab.
 packages+=(make e2fsprogs)
 need_packages "${packages[@]}"

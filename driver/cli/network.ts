@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 
 import type { Command } from 'commander';
 
@@ -15,9 +16,11 @@ import {
   listNetworks,
   networkPlace,
   notifySystemd,
+  ownNetworksFolder,
   permit,
   removeNetwork,
   removeUnit,
+  requireTun,
   startUnit,
   unitName,
 } from '../network/index.js';
@@ -36,11 +39,17 @@ type Action = (run: (context: Context, ...args: never[]) => Promise<void>) => (.
 export function addNetworkCommands(program: Command, action: Action): void {
   const network = program
     .command('network')
-    .description('shared networks, on which machines reach each other (Linux; needs root once per network)')
+    .description(
+      'shared networks, on which machines reach each other (Linux; with root once per network, or without any)',
+    )
     .addHelpText('after', '\nExample:\n  sudo tshyve network up\n  tshyve create dev --network shared');
   network
     .command('up [name]')
     .description('bring a network up (default name: shared); it stays up until "down" or a reboot of the host')
+    .option(
+      '--rootless',
+      'one of your own, in a network namespace, without root; machines are reached at loopback addresses',
+    )
     .option('--foreground', 'keep it up as long as this command runs, for a service manager')
     .option('--boot', 'bring it up at each boot of the host too, by a systemd unit that "down" removes')
     .option('--user <name>', 'who may attach machines without root, instead of those said before; repeatable', collect)
@@ -48,8 +57,14 @@ export function addNetworkCommands(program: Command, action: Action): void {
     .action(
       action(async (context, name: string | undefined, options: UpOptions) => {
         const permitted = await permittedBy(options);
-        if (options.foreground === true) await keep(name ?? 'shared', permitted);
-        else await up(context, name ?? 'shared', permitted, options.boot === true);
+        const { rootless } = networkPlace(checkNetworkName(name ?? 'shared'));
+        const begin = async () => {
+          if (options.foreground === true) await keep(name ?? 'shared', permitted);
+          else await up(context, name ?? 'shared', permitted, options.boot === true);
+        };
+        if (rootless || options.rootless === true) await requireOwn(name ?? 'shared', options);
+        if (options.rootless === true && !rootless) await makingFolder(name ?? 'shared', begin);
+        else await begin();
       }),
     );
   network
@@ -58,8 +73,9 @@ export function addNetworkCommands(program: Command, action: Action): void {
     .option('-f, --force', 'also when machines are attached')
     .action(
       action(async (context, name: string | undefined, options: { force?: boolean }) => {
+        const { rootless } = networkPlace(name ?? 'shared');
         await removeNetwork(name ?? 'shared', { force: options.force === true });
-        await removeUnit(name ?? 'shared');
+        if (!rootless) await removeUnit(name ?? 'shared');
         context.operation.log.info(`Network "${name ?? 'shared'}" is down`);
       }),
     );
@@ -84,10 +100,40 @@ export function addNetworkCommands(program: Command, action: Action): void {
 }
 
 interface UpOptions {
+  readonly rootless?: boolean;
   readonly foreground?: boolean;
   readonly boot?: boolean;
   readonly user?: readonly string[];
   readonly group?: readonly string[];
+}
+
+/** Makes the folder of a network of one's own, which decides whose it is; it goes if the network does not come up. */
+async function makingFolder(name: string, begin: () => Promise<void>): Promise<void> {
+  const place = networkPlace(name);
+  if (existsSync(place.definition)) {
+    throw new TshyveError(
+      'usage',
+      `There is a network "${name}" of this host already. Choose another name: "tshyve network up --rootless mine".`,
+    );
+  }
+  const folder = join(ownNetworksFolder(), name);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  try {
+    await begin();
+  } catch (error) {
+    rmSync(folder, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+async function requireOwn(name: string, options: UpOptions): Promise<void> {
+  if (options.user !== undefined || options.group !== undefined || options.boot === true) {
+    throw new TshyveError(
+      'usage',
+      `The network "${name}" is your own: nobody else can attach machines to it, and no unit of the system can bring it up. Leave out --user, --group and --boot.`,
+    );
+  }
+  await requireTun();
 }
 
 function collect(value: string, before: readonly string[] = []): readonly string[] {
@@ -122,7 +168,7 @@ async function up(context: Context, name: string, permitted: Permitted | undefin
   } catch (error) {
     throw new TshyveError(
       'precondition',
-      `Cannot write in ${place.folder}: ${messageOf(error)}. A network needs root once: run "sudo tshyve network up ${name}".`,
+      `Cannot write in ${place.folder}: ${messageOf(error)}. A network of this host needs root once: run "sudo tshyve network up ${name}"; one of your own needs none: "tshyve network up --rootless ${name}".`,
       { cause: error },
     );
   }
@@ -136,8 +182,9 @@ async function up(context: Context, name: string, permitted: Permitted | undefin
       await startUnit(name);
       if (permitted !== undefined) await permit(name, permitted);
     } else await startKeeper(name, permitted, signal);
-    const { ipv4, gateway } = await inspectNetwork(name);
-    log.info(`Network "${name}" is up: ${ipv4}, the host is ${gateway}`);
+    const { ipv4, gateway, rootless } = await inspectNetwork(name);
+    const where = rootless ? 'its machines are reached at loopback addresses' : `the host is ${gateway}`;
+    log.info(`Network "${name}" is up: ${ipv4}, ${where}`);
   }
   if (boot) log.info(`It comes up at each boot: ${unitName(name)}${bySystemd ? '' : ' (systemd does not run now)'}`);
 }

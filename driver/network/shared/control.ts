@@ -11,10 +11,11 @@ import {
   networkNames,
   networkPlace,
   readDefinition,
+  upCommand,
   writeDefinition,
 } from './definition.js';
-import { interfaceExists, must } from './host.js';
 import { isUp, keeperPid } from './liveness.js';
+import { endNamespace, scopeOf } from './namespace.js';
 import { nftablesRemoval } from './nftables.js';
 import { formatSubnet } from './subnet.js';
 import { accessSocket } from './tap-requests.js';
@@ -24,6 +25,8 @@ const PERMIT_TIMEOUT_MS = 5_000;
 
 export interface NetworkReport {
   readonly name: string;
+  /** It is this user's own, in a namespace, and machines are reached at ports of the host. */
+  readonly rootless: boolean;
   /** `up`: its keeper runs; `stale`: a keeper died and left a bridge; `down` */
   readonly state: 'up' | 'stale' | 'down';
   readonly bridge: string;
@@ -51,7 +54,7 @@ export async function requireUp(name: string): Promise<void> {
     throw new TshyveError('precondition', 'Shared networks of this version need Linux. Use --tshyve-network user.');
   }
   if (await isUp(checkNetworkName(name))) return;
-  throw new TshyveError('precondition', `The network "${name}" is not up: run "sudo tshyve network up ${name}".`);
+  throw new TshyveError('precondition', `The network "${name}" is not up: run "${upCommand(name)}".`);
 }
 
 export async function listNetworks(): Promise<NetworkReport[]> {
@@ -62,21 +65,18 @@ export async function listNetworks(): Promise<NetworkReport[]> {
 async function report(definition: NetworkDefinition): Promise<NetworkReport> {
   const bridge = bridgeName(definition.name);
   const up = await isUp(definition.name);
+  const scope = await scopeOf(definition.name);
   return {
     name: definition.name,
-    state: up ? 'up' : interfaceExists(bridge) ? 'stale' : 'down',
+    rootless: networkPlace(definition.name).rootless,
+    state: up ? 'up' : scope?.interfaceExists(bridge) === true ? 'stale' : 'down',
     bridge,
     ipv4: formatSubnet(definition.ipv4),
     ipv6: definition.ipv6,
     gateway: gateway(definition),
-    interfaces: await bridgePorts(bridge),
+    interfaces: (await scope?.bridgePorts(bridge)) ?? [],
     permitted: definition.permitted,
   };
-}
-
-async function bridgePorts(bridge: string): Promise<string[]> {
-  if (!interfaceExists(bridge)) return [];
-  return readdir(`/sys/class/net/${bridge}/brif`).catch(() => []);
 }
 
 /**
@@ -87,7 +87,8 @@ export async function removeNetwork(name: string, options: { readonly force: boo
   checkNetworkName(name);
   const place = networkPlace(name);
   const bridge = bridgeName(name);
-  const ports = await bridgePorts(bridge);
+  const scope = await scopeOf(name);
+  const ports = (await scope?.bridgePorts(bridge)) ?? [];
   if (ports.length > 0 && !options.force) {
     throw new TshyveError(
       'busy',
@@ -95,11 +96,14 @@ export async function removeNetwork(name: string, options: { readonly force: boo
     );
   }
   await endKeeper(name);
-  for (const port of ports) if (interfaceExists(port)) await must('ip', ['link', 'delete', port]);
-  // What a keeper that was killed has left.
-  if (interfaceExists(bridge)) {
-    await must('nft', ['-f', '-'], nftablesRemoval(name));
-    await must('ip', ['link', 'delete', bridge]);
+  if (place.rootless) await endNamespace(place);
+  else if (scope !== undefined) {
+    for (const port of ports) if (scope.interfaceExists(port)) await scope.must('ip', ['link', 'delete', port]);
+    // What a keeper that was killed has left.
+    if (scope.interfaceExists(bridge)) {
+      await scope.must('nft', ['-f', '-'], nftablesRemoval(name));
+      await scope.must('ip', ['link', 'delete', bridge]);
+    }
   }
   await rm(place.folder, { recursive: true, force: true });
 }

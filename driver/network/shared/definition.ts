@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { TshyveError, codeOf, fileError, readTextIfPresent, writeFileAtomic } from '../../base/index.js';
+import { TshyveError, codeOf, fileError, readTextIfPresent, tshyveHome, writeFileAtomic } from '../../base/index.js';
 import type { Permitted } from './accounts.js';
 import { type Subnet, formatSubnet, hostAt, parseSubnet } from './subnet.js';
 
@@ -27,6 +28,8 @@ export interface NetworkDefinition {
 /** Where a network's files lie. */
 export interface NetworkPlace {
   readonly folder: string;
+  /** It is a user's own, in a namespace of theirs; else the host's. */
+  readonly rootless: boolean;
   readonly definition: string;
   /** Held by the keeper while the network is up. */
   readonly lock: string;
@@ -38,6 +41,8 @@ export interface NetworkPlace {
   readonly dnsmasqConfig: string;
   readonly log: string;
   readonly status: string;
+  /** Rootless: which process keeps the namespace. */
+  readonly namespace: string;
 }
 
 /** @throws TshyveError `usage` */
@@ -51,16 +56,25 @@ export function checkNetworkName(name: string): string {
   return name;
 }
 
-/** Networks are the host's, not a user's. `TSHYVE_NETWORKS` overrides. */
+/** The host's networks. `TSHYVE_NETWORKS` overrides. */
 export function networksFolder(env: NodeJS.ProcessEnv = process.env): string {
   const override = env['TSHYVE_NETWORKS'];
   return override === undefined || override === '' ? '/var/lib/tshyve/networks' : override;
 }
 
+/** Networks that a user has made for themselves, without root. */
+export function ownNetworksFolder(env: NodeJS.ProcessEnv = process.env): string {
+  return join(tshyveHome(env), 'rootless');
+}
+
+/** Where the network of a name is: the user's own, if they have one of that name, comes before the host's. */
 export function networkPlace(name: string): NetworkPlace {
-  const folder = join(networksFolder(), checkNetworkName(name));
+  const own = join(ownNetworksFolder(), checkNetworkName(name));
+  const rootless = existsSync(own);
+  const folder = rootless ? own : join(networksFolder(), name);
   return {
     folder,
+    rootless,
     definition: join(folder, 'network.json'),
     lock: join(folder, 'keeper.lock'),
     leases: join(folder, 'dnsmasq.leases'),
@@ -69,7 +83,13 @@ export function networkPlace(name: string): NetworkPlace {
     dnsmasqConfig: join(folder, 'dnsmasq.conf'),
     log: join(folder, 'keeper.log'),
     status: join(folder, 'status.json'),
+    namespace: join(folder, 'namespace.json'),
   };
+}
+
+/** The command that brings a network up. */
+export function upCommand(name: string): string {
+  return networkPlace(name).rootless ? `tshyve network up ${name}` : `sudo tshyve network up ${name}`;
 }
 
 /** Name of the bridge: short names stand for themselves, long ones get a hash. */
@@ -141,13 +161,18 @@ function parsePermitted(value: unknown): Permitted | undefined {
   return isIds(users) && isIds(groups) ? { users, groups } : undefined;
 }
 
-/** The names of all networks of this host. */
+/** The names of all networks that this user can use: the host's and their own. */
 export async function networkNames(): Promise<string[]> {
+  const names = [...(await foldersIn(networksFolder())), ...(await foldersIn(ownNetworksFolder()))];
+  return [...new Set(names)].sort();
+}
+
+async function foldersIn(folder: string): Promise<string[]> {
   try {
-    const entries = await readdir(networksFolder(), { withFileTypes: true });
+    const entries = await readdir(folder, { withFileTypes: true });
     return entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name);
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return [];
-    throw fileError(`read ${networksFolder()}`, error);
+    throw fileError(`read ${folder}`, error);
   }
 }

@@ -6,15 +6,21 @@ const hostAliases = ['host.docker.internal', 'host.minikube.internal', 'host.tsh
 /** Machines are found as `NAME` and `NAME.tshyve.internal`; ICANN has set `internal` aside for private use. */
 const DOMAIN = 'tshyve.internal';
 
+export interface DnsmasqOptions {
+  /** Who answers for names outside: those that a resolv.conf names, or one server. */
+  readonly upstream: { readonly resolvConf: string } | { readonly server: string };
+  /** Where the guests reach the host, if not at the gateway. */
+  readonly host?: string;
+  readonly user: string | undefined;
+  /** Empty: the group is kept; a namespace has no other. */
+  readonly group: string | undefined;
+}
+
 /**
  * dnsmasq's configuration for a network (dnsmasq(8)). It answers on the bridge only, gives stable addresses (hash of
  * the MAC, then the lease file), and follows the host's resolv.conf as that changes.
  */
-export function dnsmasqConfig(
-  definition: NetworkDefinition,
-  place: NetworkPlace,
-  options: { readonly resolvConf: string; readonly user: string | undefined; readonly group: string | undefined },
-): string {
+export function dnsmasqConfig(definition: NetworkDefinition, place: NetworkPlace, options: DnsmasqOptions): string {
   const { first, last } = leaseRange(definition);
   const aliases = hostAliases.join(',');
   const lines = [
@@ -26,7 +32,11 @@ export function dnsmasqConfig(
     // bind-dynamic: the bridge may go and come back under a running dnsmasq.
     'bind-dynamic',
     'no-hosts',
-    `resolv-file=${options.resolvConf}`,
+    // Not the default, which is one file for all dnsmasqs of the host.
+    'pid-file=',
+    ...('server' in options.upstream
+      ? ['no-resolv', `server=${options.upstream.server}`]
+      : [`resolv-file=${options.upstream.resolvConf}`]),
     // The keeper watches that file and sends SIGHUP: dnsmasq itself misses changes through a bind mount.
     'no-poll',
     'domain-needed',
@@ -34,7 +44,7 @@ export function dnsmasqConfig(
     `domain=${DOMAIN}`,
     'expand-hosts',
     `local=/${DOMAIN}/`,
-    `host-record=${aliases},${gateway(definition)},${gateway6(definition)}`,
+    `host-record=${aliases},${options.host ?? `${gateway(definition)},${gateway6(definition)}`}`,
     `dhcp-range=${first},${last},${netmask(definition.ipv4)},12h`,
     `dhcp-range=${definition.ipv6.replace('::/64', '::')},ra-stateless,ra-names,64,12h`,
     'enable-ra',

@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 
 import { TshyveError, codeOf, run } from '../../base/index.js';
@@ -53,10 +52,6 @@ export function parseRoutes(json: string): Subnet[] {
 /** True when the host reaches the internet over IPv6. */
 export async function hasIPv6(): Promise<boolean> {
   return (await must('ip', ['-j', '-6', 'route', 'show', 'default'])).includes('"default"');
-}
-
-export function interfaceExists(name: string): boolean {
-  return existsSync(`/sys/class/net/${name}`);
 }
 
 /**

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { access, mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 
 import { type FileLock, type Log, TshyveError, lockFile, messageOf, sleep, writeFileAtomic } from '../../base/index.js';
@@ -17,12 +17,15 @@ import {
 } from './definition.js';
 import { dnsmasqConfig } from './dnsmasq-config.js';
 import { enableForwarding, restoreForwarding } from './forwarding.js';
-import { commandEnvironment, interfaceExists, must, routedSubnets } from './host.js';
+import { commandEnvironment, must, routedSubnets } from './host.js';
 import { othersAreUp } from './liveness.js';
+import { endNamespace, openNamespace } from './namespace.js';
 import { nftablesRemoval, nftablesRules } from './nftables.js';
 import { watchResolver } from './resolver-watch.js';
+import { type Scope, ownScope } from './scope.js';
 import { chooseIPv6Prefix, chooseSubnet, formatSubnet, overlaps } from './subnet.js';
 import { TapService } from './tap-service.js';
+import { Uplink, uplinkAddresses } from './uplink.js';
 
 /** dnsmasq that ends sooner than this after its start counts as failing. */
 const HEALTHY_MS = 5_000;
@@ -42,15 +45,26 @@ export class NetworkKeeper {
   readonly #lock: FileLock;
   readonly #ended = new AbortController();
   readonly #taps: TapService;
+  readonly #scope: Scope;
+  /** How a namespace reaches the world; the host's own needs none. */
+  readonly #uplink: Uplink | undefined;
   #dnsmasq: ChildProcess | undefined;
   #monitor: ChildProcess | undefined;
   #stopping = false;
   #serving: Promise<void> = Promise.resolve();
   #healing: Promise<void> = Promise.resolve();
 
-  private constructor(definition: NetworkDefinition, lock: FileLock, log: Log) {
+  private constructor(
+    definition: NetworkDefinition,
+    scope: Scope,
+    uplink: Uplink | undefined,
+    lock: FileLock,
+    log: Log,
+  ) {
     this.#definition = definition;
     this.#place = networkPlace(definition.name);
+    this.#scope = scope;
+    this.#uplink = uplink;
     this.#lock = lock;
     this.#log = log;
     this.#taps = new TapService(definition.name, this.#place, log);
@@ -67,8 +81,11 @@ export class NetworkKeeper {
     await mkdir(place.hosts, { recursive: true, mode: 0o755 });
     const lock = await lockFile(place.lock);
     try {
-      const definition = await define(name, permitted);
-      const keeper = new NetworkKeeper(definition, lock, log);
+      const namespace = place.rootless ? await openNamespace(place) : undefined;
+      const scope = namespace?.scope ?? ownScope;
+      const definition = await define(name, permitted, scope);
+      const uplink = namespace === undefined ? undefined : new Uplink(namespace.pid, log);
+      const keeper = new NetworkKeeper(definition, scope, uplink, lock, log);
       try {
         await keeper.#raise();
       } catch (error) {
@@ -104,12 +121,18 @@ export class NetworkKeeper {
   async #raise(): Promise<void> {
     await this.#makeBridge();
     // Those of machines that outlived an earlier keeper.
-    await reattachTaps(bridgeName(this.#definition.name), this.#place);
-    await enableForwarding();
-    await must('nft', ['-f', '-'], nftablesRules(this.#definition));
-    await this.#befriendDocker('-I');
+    await this.#reattachTaps();
+    if (this.#uplink === undefined) {
+      await enableForwarding();
+      await this.#befriendDocker('-I');
+    } else {
+      await this.#scope.must('ip', ['link', 'set', 'lo', 'up']);
+      await this.#uplink.start();
+      await this.#scope.setSysctl('net/ipv4/ip_forward', '1');
+    }
+    await this.#scope.must('nft', ['-f', '-'], nftablesRules(this.#definition));
     await this.#startServing();
-    await this.#taps.permit(this.#definition.permitted);
+    if (this.#uplink === undefined) await this.#taps.permit(this.#definition.permitted);
     this.#watchBridge();
     watchResolver(RESOLV_CONF, () => this.#dnsmasq?.kill('SIGHUP'), this.#ended.signal);
     const status = {
@@ -134,11 +157,19 @@ export class NetworkKeeper {
         this.#log.info(`${what}: ${messageOf(error)}`);
       }
     };
-    await attempt('rules', () => must('nft', ['-f', '-'], nftablesRemoval(this.#definition.name)));
-    await attempt('docker', () => this.#befriendDocker('-D'));
     const bridge = bridgeName(this.#definition.name);
-    if (interfaceExists(bridge)) await attempt('bridge', () => must('ip', ['link', 'delete', bridge]));
-    await attempt('forwarding', () => restoreForwarding(() => othersAreUp(this.#definition.name)));
+    const scope = this.#scope;
+    const machines = (await scope.bridgePorts(bridge)).length > 0;
+    await attempt('rules', () => scope.must('nft', ['-f', '-'], nftablesRemoval(this.#definition.name)));
+    if (scope.interfaceExists(bridge)) await attempt('bridge', () => scope.must('ip', ['link', 'delete', bridge]));
+    if (this.#uplink === undefined) {
+      await attempt('docker', () => this.#befriendDocker('-D'));
+      await attempt('forwarding', () => restoreForwarding(() => othersAreUp(this.#definition.name)));
+    } else {
+      await this.#uplink.stop();
+      // The next keeper finds the interfaces of machines that go on where they are.
+      if (!machines) await attempt('namespace', () => endNamespace(this.#place));
+    }
     await rm(this.#place.status, { force: true });
     await rm(this.#place.dnsmasqConfig, { force: true });
   }
@@ -146,15 +177,22 @@ export class NetworkKeeper {
   async #makeBridge(): Promise<void> {
     const { ipv4, name } = this.#definition;
     const bridge = bridgeName(name);
-    if (!interfaceExists(bridge)) {
-      await must('ip', ['link', 'add', bridge, 'type', 'bridge', 'forward_delay', '0', 'stp_state', '0']);
+    const scope = this.#scope;
+    if (!scope.interfaceExists(bridge)) {
+      await scope.must('ip', ['link', 'add', bridge, 'type', 'bridge', 'forward_delay', '0', 'stp_state', '0']);
     }
     // NetworkManager would take a new bridge for something to configure; it leaves alone what has addresses already.
-    await must('ip', ['address', 'replace', `${gateway(this.#definition)}/${String(ipv4.length)}`, 'dev', bridge]);
-    if (interfaceExists(bridge) && (await ipv6Allowed(bridge))) {
-      await must('ip', ['-6', 'address', 'replace', `${gateway6(this.#definition)}/64`, 'dev', bridge, 'nodad']);
+    await scope.must('ip', [
+      'address',
+      'replace',
+      `${gateway(this.#definition)}/${String(ipv4.length)}`,
+      'dev',
+      bridge,
+    ]);
+    if (await scope.hasSysctl(`net/ipv6/conf/${bridge}`)) {
+      await scope.must('ip', ['-6', 'address', 'replace', `${gateway6(this.#definition)}/64`, 'dev', bridge, 'nodad']);
     }
-    await must('ip', ['link', 'set', bridge, 'up']);
+    await scope.must('ip', ['link', 'set', bridge, 'up']);
   }
 
   /** Docker on the host lets nothing be forwarded that it does not know; DOCKER-USER is its door for others. */
@@ -172,12 +210,19 @@ export class NetworkKeeper {
 
   async #startServing(): Promise<void> {
     const place = this.#place;
-    const config = dnsmasqConfig(this.#definition, place, {
-      resolvConf: RESOLV_CONF,
-      // dnsmasq gives root up by itself, but must be able to write its leases.
-      user: userInfo().username,
-      group: process.getgid?.() === 0 ? 'root' : undefined,
-    });
+    const config = dnsmasqConfig(
+      this.#definition,
+      place,
+      this.#uplink === undefined
+        ? {
+            upstream: { resolvConf: RESOLV_CONF },
+            // dnsmasq gives root up by itself, but must be able to write its leases.
+            user: userInfo().username,
+            group: process.getgid?.() === 0 ? 'root' : undefined,
+          }
+        : // The only user and group that its namespace has.
+          { upstream: { server: uplinkAddresses.resolver }, host: uplinkAddresses.host, user: 'root', group: '' },
+    );
     await writeFile(place.dnsmasqConfig, config, { mode: 0o644 });
     await must('dnsmasq', ['--test', `--conf-file=${place.dnsmasqConfig}`]);
     let ready: () => void = () => undefined;
@@ -199,11 +244,12 @@ export class NetworkKeeper {
     let pause = FIRST_RETRY_MS;
     while (!this.#stopping) {
       const begun = performance.now();
-      const child = spawn(
-        'setpriv',
-        ['--pdeathsig', 'KILL', '--', 'dnsmasq', `--conf-file=${this.#place.dnsmasqConfig}`],
-        { stdio: ['ignore', 'ignore', 'pipe'], env: commandEnvironment() },
-      );
+      // Inside of the namespace, as its root: entering it would make the kernel forget that.
+      const mortal = ['--pdeathsig', 'KILL', '--', 'dnsmasq', `--conf-file=${this.#place.dnsmasqConfig}`];
+      const child = spawn(...this.#scope.command('setpriv', mortal), {
+        stdio: ['ignore', 'ignore', 'pipe'],
+        env: commandEnvironment(),
+      });
       this.#dnsmasq = child;
       let said = '';
       child.stderr.setEncoding('utf8');
@@ -246,7 +292,8 @@ export class NetworkKeeper {
 
   /** Notices by rtnetlink, through ip-monitor(8), that the bridge was removed or set down. */
   #watchBridge(): void {
-    const monitor = spawn('setpriv', ['--pdeathsig', 'KILL', '--', 'ip', '-o', 'monitor', 'link'], {
+    const mortal = ['--pdeathsig', 'KILL', '--', 'ip', '-o', 'monitor', 'link'];
+    const monitor = spawn(...this.#scope.command('setpriv', mortal), {
       stdio: ['ignore', 'pipe', 'ignore'],
       env: commandEnvironment(),
     });
@@ -269,39 +316,31 @@ export class NetworkKeeper {
       try {
         this.#log.info('The bridge was removed; making it anew.');
         await this.#makeBridge();
-        await reattachTaps(bridgeName(this.#definition.name), this.#place);
+        await this.#reattachTaps();
       } catch (error) {
         this.#log.info(`The bridge cannot be made again: ${messageOf(error)}`);
       }
     });
   }
-}
 
-/** Puts the interfaces of the machines of a network back on its bridge. */
-async function reattachTaps(bridge: string, place: NetworkPlace): Promise<void> {
-  for (const tap of await readdir(place.hosts)) {
-    if (interfaceExists(tap)) await must('ip', ['link', 'set', tap, 'master', bridge]);
-  }
-}
-
-async function ipv6Allowed(bridge: string): Promise<boolean> {
-  try {
-    await access(`/proc/sys/net/ipv6/conf/${bridge}`);
-    return true;
-  } catch {
-    return false;
+  /** Puts the interfaces of the machines back on the bridge. */
+  async #reattachTaps(): Promise<void> {
+    const bridge = bridgeName(this.#definition.name);
+    for (const tap of await readdir(this.#place.hosts)) {
+      if (this.#scope.interfaceExists(tap)) await this.#scope.must('ip', ['link', 'set', tap, 'master', bridge]);
+    }
   }
 }
 
 /** The definition of a network; a subnet that the host meanwhile uses otherwise is replaced by a free one. */
-async function define(name: string, permitted: Permitted | undefined): Promise<NetworkDefinition> {
+async function define(name: string, permitted: Permitted | undefined, scope: Scope): Promise<NetworkDefinition> {
   const known = await readDefinition(name).catch((error: unknown) => {
     // A damaged file holds nothing that cannot be chosen again.
     if (TshyveError.is(error, 'invalid-config')) return undefined;
     throw error;
   });
   const bridge = bridgeName(name);
-  const own = interfaceExists(bridge) && known !== undefined;
+  const own = scope.interfaceExists(bridge) && known !== undefined;
   const taken = await routedSubnets();
   if (known !== undefined && (own || !taken.some((other) => overlaps(other, known.ipv4)))) {
     if (permitted === undefined) return known;

@@ -17,9 +17,11 @@ export async function isUp(name: string): Promise<boolean> {
   }
 }
 
-/** True when a network other than this one is up. */
+/** True when a network of the host other than this one is up. */
 export async function othersAreUp(name: string): Promise<boolean> {
-  for (const other of await networkNames()) if (other !== name && (await isUp(other))) return true;
+  for (const other of await networkNames()) {
+    if (other !== name && !networkPlace(other).rootless && (await isUp(other))) return true;
+  }
   return false;
 }
 

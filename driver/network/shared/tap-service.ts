@@ -4,7 +4,7 @@ import { type Server, type Socket, createServer } from 'node:net';
 import { type Log, TshyveError, listenPrivately, messageOf } from '../../base/index.js';
 import type { Permitted } from './accounts.js';
 import type { NetworkPlace } from './definition.js';
-import { interfaceExists } from './host.js';
+import { ownScope } from './scope.js';
 import { MAX_LINE_BYTES, type Principal, type TapAnswer, accessSocket, parsePetition } from './tap-requests.js';
 import { machineOf, makeTap, removeTap, tapOwner } from './taps.js';
 
@@ -113,7 +113,7 @@ export class TapService {
     const { action, mac, machineName } = petition;
     try {
       const tap = machineOf(this.#place, mac);
-      if (interfaceExists(tap.name) && !(await owns(principal, tap.name))) {
+      if (ownScope.interfaceExists(tap.name) && !(await owns(principal, tap.name))) {
         return { error: `The interface ${tap.name} belongs to somebody else's machine.` };
       }
       if (action === 'attach') {
@@ -132,7 +132,7 @@ export class TapService {
   async #requireRoom(principal: Principal, tap: string, machineName: string): Promise<void> {
     let count = 0;
     for (const other of await readdir(this.#place.hosts)) {
-      if (other === tap || !interfaceExists(other)) continue;
+      if (other === tap || !ownScope.interfaceExists(other)) continue;
       if (await owns(principal, other)) count++;
       else if (namesMachine(await readFile(`${this.#place.hosts}/${other}`, 'utf8').catch(() => ''), machineName)) {
         throw new TshyveError(

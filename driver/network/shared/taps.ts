@@ -3,9 +3,10 @@ import { access, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { TshyveError, writeFileAtomic } from '../../base/index.js';
-import { type NetworkPlace, bridgeName, networkPlace, readDefinition, tapName } from './definition.js';
+import { type NetworkPlace, bridgeName, networkPlace, readDefinition, tapName, upCommand } from './definition.js';
 import { hostLine } from './dnsmasq-config.js';
-import { interfaceExists, must } from './host.js';
+import { ownScope } from './scope.js';
+import { scopeOf } from './namespace.js';
 import { askKeeper } from './tap-client.js';
 import type { Principal } from './tap-requests.js';
 
@@ -25,12 +26,11 @@ export interface TapRequest {
  */
 export async function attachTap(request: TapRequest): Promise<string> {
   const { network, mac, machineName } = request;
-  if ((await readDefinition(network)) === undefined || !interfaceExists(bridgeName(network))) {
-    throw new TshyveError(
-      'precondition',
-      `The network "${network}" is not up: run "sudo tshyve network up ${network}".`,
-    );
+  if ((await readDefinition(network)) === undefined || !ownScope.interfaceExists(bridgeName(network))) {
+    throw new TshyveError('precondition', `The network "${network}" is not up: run "${upCommand(network)}".`);
   }
+  // Root of the namespace may only open what its user may.
+  if (networkPlace(network).rootless) await requireTun();
   if (isRoot()) return makeTap(request, { kind: 'user', id: 0 });
   await requireTun();
   return askKeeper(network, { action: 'attach', mac, machineName });
@@ -38,8 +38,11 @@ export async function attachTap(request: TapRequest): Promise<string> {
 
 /** Takes a machine off its network; fine when it is not there. */
 export async function detachTap(network: string, mac: string, machineName: string): Promise<void> {
-  if (isRoot()) await removeTap(network, mac);
-  else if (interfaceExists(tapName(mac))) await askKeeper(network, { action: 'detach', mac, machineName });
+  if (networkPlace(network).rootless) {
+    const scope = await scopeOf(network);
+    if (scope !== undefined) await removeTap(network, mac, scope);
+  } else if (isRoot()) await removeTap(network, mac);
+  else if (ownScope.interfaceExists(tapName(mac))) await askKeeper(network, { action: 'detach', mac, machineName });
 }
 
 /** As root: makes an interface that only its owner can open, on the bridge of the network. */
@@ -47,18 +50,18 @@ export async function makeTap({ network, mac, machineName }: TapRequest, owner: 
   const tap = machineOf(networkPlace(network), mac);
   // The name first: dnsmasq must know it before the guest asks for an address.
   await writeFileAtomic(tap.hosts, hostLine(mac, machineName), 0o644);
-  if (!interfaceExists(tap.name)) {
+  if (!ownScope.interfaceExists(tap.name)) {
     const owned = [owner.kind, String(owner.id)];
-    await must('ip', ['tuntap', 'add', 'dev', tap.name, 'mode', 'tap', ...owned, 'vnet_hdr']);
+    await ownScope.must('ip', ['tuntap', 'add', 'dev', tap.name, 'mode', 'tap', ...owned, 'vnet_hdr']);
   }
-  await must('ip', ['link', 'set', tap.name, 'master', bridgeName(network), 'up']);
+  await ownScope.must('ip', ['link', 'set', tap.name, 'master', bridgeName(network), 'up']);
   return tap.name;
 }
 
-/** As root. */
-export async function removeTap(network: string, mac: string): Promise<void> {
+/** As root, of the host or of the network's namespace. */
+export async function removeTap(network: string, mac: string, scope = ownScope): Promise<void> {
   const tap = machineOf(networkPlace(network), mac);
-  if (interfaceExists(tap.name)) await must('ip', ['link', 'delete', tap.name]);
+  if (scope.interfaceExists(tap.name)) await scope.must('ip', ['link', 'delete', tap.name]);
   await rm(tap.hosts, { force: true });
 }
 
@@ -82,7 +85,7 @@ function isRoot(): boolean {
 }
 
 /** @throws TshyveError `precondition` */
-async function requireTun(): Promise<void> {
+export async function requireTun(): Promise<void> {
   try {
     await access(TUN, constants.R_OK | constants.W_OK);
   } catch (error) {
