@@ -15,9 +15,10 @@ const programs: Record<string, () => Promise<{ main: Main }>> = {
 /** What a single executable is that somebody has renamed. */
 const DEFAULT_PROGRAM = 'tshyve';
 
-/** The single executable's way in: its links are named after the programs. */
+/** The single executable's way in: its links are named after the programs; nsenter(1) cannot say what it is called. */
 export function startByName(called: string): Promise<void> {
-  const name = basename(called);
+  const name = process.env['TSHYVE_PROGRAM'] ?? basename(called);
+  delete process.env['TSHYVE_PROGRAM'];
   return start(name in programs ? name : DEFAULT_PROGRAM);
 }
 

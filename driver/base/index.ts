@@ -2,7 +2,7 @@ export { allEnded } from './all-ended.js';
 export { writeFileAtomic } from './atomic-file.js';
 export { formatSeconds, sleep, within } from './deadline.js';
 export { startDetached } from './detached.js';
-export { answerFailure, answerReady, parseDetachedAnswer } from './detached-answer.js';
+export { ANSWER_FD, answerFailure, answerReady, parseDetachedAnswer } from './detached-answer.js';
 export { type ErrorKind, TshyveError, codeOf, errorKinds, fileError, messageOf } from './errors.js';
 export { type FileLock, isLocked, lockFile } from './file-lock.js';
 export { type Log, noLog } from './log.js';

@@ -28,6 +28,7 @@ export {
   type SocketFraming,
   type SocketNetworkSpec,
   type SwitchNetworkSpec,
+  type NamespaceNetworkSpec,
   type TapNetworkSpec,
   type VmSpec,
   portForwardSchema,

@@ -30,7 +30,8 @@ export interface DiskSpec {
 }
 
 /** How the machine's network interface reaches the world. */
-export type NetworkSpec = UserNetworkSpec | SwitchNetworkSpec | TapNetworkSpec | NatNetworkSpec | SocketNetworkSpec;
+export type NetworkSpec =
+  UserNetworkSpec | SwitchNetworkSpec | TapNetworkSpec | NamespaceNetworkSpec | NatNetworkSpec | SocketNetworkSpec;
 
 interface InterfaceSpec {
   /** `aa:bb:cc:dd:ee:ff` */
@@ -74,6 +75,19 @@ export interface TapNetworkSpec extends InterfaceSpec {
   readonly services: readonly ServiceSpec[];
   /** Its address, when that is known before it asks for one: a resumed guest asks much later. */
   readonly address?: string;
+}
+
+/**
+ * A tap interface on a shared network in a network namespace of the user's: whoever launches the machine is in there, and
+ * the host reaches it through forwarded ports.
+ */
+export interface NamespaceNetworkSpec extends InterfaceSpec {
+  readonly mode: 'namespace';
+  /** As in TapNetworkSpec. */
+  readonly network: string;
+  readonly interface: string;
+  readonly hostAddress: string;
+  readonly forwards: readonly PortForwardSpec[];
 }
 
 /** The system's own NAT (macOS): a DHCP server of the system gives the machine an address that the host reaches. */
@@ -165,6 +179,14 @@ const networkSpec: v.GenericSchema<unknown, NetworkSpec> = v.variant('mode', [
     interface: v.string(),
     services: v.array(serviceSpec),
     address: v.exactOptional(v.string()),
+  }),
+  v.looseObject({
+    mode: v.literal('namespace'),
+    ...interfaceSpec,
+    network: v.string(),
+    interface: v.string(),
+    hostAddress: v.string(),
+    forwards: v.array(forwardSpec),
   }),
   v.looseObject({
     mode: v.literal('nat'),

@@ -50,6 +50,7 @@ import {
   macFor,
   readMacFacts,
   releaseAddress,
+  networkPlace,
   requireUp,
   sshPorts,
   tapName,
@@ -490,9 +491,11 @@ export class TshyveDriver implements Driver {
     await detachTap(choice.network, macFor(StorePath, MachineName), MachineName);
   }
 
-  /** On a user-mode network a machine has a loopback address for itself. */
+  /** On a network that needs no root, a machine has a loopback address for itself. */
   async #withHostAddress(record: MachineRecord): Promise<MachineRecord> {
-    if (record.hostAddress !== undefined || parseNetworkChoice(this.#config.Network).mode !== 'user') return record;
+    const choice = parseNetworkChoice(this.#config.Network);
+    const ownsOne = choice.mode === 'user' || (choice.mode === 'shared' && networkPlace(choice.network).rootless);
+    if (record.hostAddress !== undefined || !ownsOne) return record;
     return { ...record, hostAddress: await claimAddress(this.#layout.directory) };
   }
 
@@ -685,7 +688,7 @@ export class TshyveDriver implements Driver {
     const nic = { mac: record.mac, hostname: config.MachineName };
     const services = { ssh: { name: 'ssh', guestPort: 22 }, docker: { name: 'docker', guestPort: 2376 } } as const;
     const choice = parseNetworkChoice(config.Network);
-    if (choice.mode === 'shared') {
+    if (choice.mode === 'shared' && !networkPlace(choice.network).rootless) {
       const { network } = choice;
       return { mode: 'tap', ...nic, network, interface: tapName(record.mac), services: Object.values(services) };
     }
@@ -709,6 +712,10 @@ export class TshyveDriver implements Driver {
     ];
     const { hostAddress } = record;
     const { network } = choice;
+    if (choice.mode === 'shared') {
+      const { network: name } = choice;
+      return { mode: 'namespace', ...nic, network: name, interface: tapName(record.mac), hostAddress, forwards };
+    }
     if (network === undefined) return { mode: 'user', ...nic, hostAddress, forwards };
     return { mode: 'switch', ...nic, network, ...portSockets(network, record.mac), hostAddress, forwards };
   }

@@ -1,5 +1,11 @@
 import { type Log, TshyveError, messageOf, sleep } from '../base/index.js';
-import type { ForwardTable, NetworkSpec, TapNetworkSpec } from '../hypervisor/index.js';
+import {
+  ForwardTable,
+  type NamespaceNetworkSpec,
+  type NetworkSpec,
+  type PortForward,
+  type TapNetworkSpec,
+} from '../hypervisor/index.js';
 import {
   type Lease,
   type LeaseFile,
@@ -13,6 +19,7 @@ import {
   readDefinition,
 } from '../network/index.js';
 import { Membership } from '../user-network/index.js';
+import { BorrowedPorts } from './borrowed-ports.js';
 import { attachNat } from './nat-attachment.js';
 
 /** One look lasts this long; then the next begins, as long as the machine runs. */
@@ -23,6 +30,8 @@ const RETRY_MS = 5_000;
 export interface Attachment {
   /** The machine's forwards, where this binds them and not the hypervisor. */
   readonly ports?: ForwardTable;
+  /** Where this process itself reaches what a forward leads to, if not there: it may be in another namespace. */
+  readonly reach?: (forward: PortForward) => PortForward | undefined;
   /** Tells each address the machine gets, and what is wrong with its network (nothing: all is well), until `detach`. */
   watch(onAddress: (address: string) => void, onProblem: (problem: string) => void): void;
   /** Takes the interface away; never rejects. */
@@ -46,7 +55,16 @@ export async function attach(network: NetworkSpec, machineName: string, log: Log
     };
   }
   if (network.mode === 'nat') return attachNat(network, log);
-  if (network.mode !== 'tap') return undefined;
+  if (network.mode === 'tap') return attachToShared(network, machineName, log);
+  if (network.mode === 'namespace') return attachInNamespace(network, machineName, log);
+  return undefined;
+}
+
+async function attachToShared(
+  network: TapNetworkSpec | NamespaceNetworkSpec,
+  machineName: string,
+  log: Log,
+): Promise<Attachment> {
   const definition = await readDefinition(network.network);
   await attachTap({ network: network.network, mac: network.mac, machineName });
   const files: LeaseFile[] = [{ path: networkPlace(network.network).leases, parse: parseDnsmasqLeases }];
@@ -55,7 +73,7 @@ export async function attach(network: NetworkSpec, machineName: string, log: Log
   const over = new AbortController();
   const onNetwork = (address: string) => definition !== undefined && contains(definition.ipv4, address);
   const look = async (onAddress: (address: string) => void) => {
-    let known = network.address;
+    let known = network.mode === 'tap' ? network.address : undefined;
     if (known !== undefined) onAddress(known);
     while (!over.signal.aborted) {
       try {
@@ -80,7 +98,39 @@ export async function attach(network: NetworkSpec, machineName: string, log: Log
   };
 }
 
-async function leave(network: TapNetworkSpec, machineName: string, log: Log): Promise<void> {
+/** As on a shared network of the host, and its ports besides: the host has no way to the guest's own address. */
+async function attachInNamespace(network: NamespaceNetworkSpec, machineName: string, log: Log): Promise<Attachment> {
+  const shared = await attachToShared(network, machineName, log);
+  // One that was suspended has its address still, and asks much later.
+  const leases: LeaseFile[] = [{ path: networkPlace(network.network).leases, parse: parseDnsmasqLeases }];
+  let guest = (await readBaseline(leases)).find(({ mac }) => mac === network.mac)?.address;
+  const borrowed = new BorrowedPorts(() => guest);
+  const ports = new ForwardTable(network.hostAddress, borrowed);
+  const detach = async () => {
+    borrowed.close();
+    await shared.detach();
+  };
+  try {
+    for (const forward of network.forwards) await ports.add(forward);
+  } catch (error) {
+    await detach();
+    throw error;
+  }
+  return {
+    ports,
+    reach: ({ name, guestPort, protocol }) =>
+      guest === undefined ? undefined : { name, guestPort, protocol, hostAddress: guest, hostPort: guestPort },
+    watch: (onAddress, onProblem) => {
+      shared.watch((address) => {
+        guest = address;
+        onAddress(address);
+      }, onProblem);
+    },
+    detach,
+  };
+}
+
+async function leave(network: TapNetworkSpec | NamespaceNetworkSpec, machineName: string, log: Log): Promise<void> {
   try {
     await detachTap(network.network, network.mac, machineName);
   } catch (error) {

@@ -1,8 +1,10 @@
 import type { Socket } from 'node:net';
 
 import { TshyveError, answerFailure, answerReady, messageOf } from '../base/index.js';
+import { namespaceToEnter } from '../network/index.js';
 import { GuardedFiles } from './guarded-files.js';
 import { supervisorPlace } from './place.js';
+import { superviseInside } from './port-lender.js';
 import { RotatingLog } from './rotating-log.js';
 import { Supervisor } from './supervisor.js';
 import { type LaunchRequest, parseLaunchRequest } from './types.js';
@@ -29,7 +31,11 @@ export async function main(argv: readonly string[]): Promise<void> {
   process.title = 'tshyve-vmm';
   process.on('SIGHUP', () => undefined);
   try {
-    await supervise(await readRequest());
+    const { text, request } = await readRequest();
+    const namespace =
+      request.spec.network.mode === 'namespace' ? await namespaceToEnter(request.spec.network.network) : undefined;
+    if (namespace === undefined) await supervise(request);
+    else process.exit(await superviseInside(namespace, text));
   } catch (error) {
     log(`launch failed: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
     answerFailure(error);
@@ -96,7 +102,7 @@ async function supervise(request: LaunchRequest): Promise<void> {
   answerReady();
 }
 
-async function readRequest(): Promise<LaunchRequest> {
+async function readRequest(): Promise<{ text: string; request: LaunchRequest }> {
   const chunks: Buffer[] = [];
   let size = 0;
   for await (const chunk of process.stdin) {
@@ -104,11 +110,12 @@ async function readRequest(): Promise<LaunchRequest> {
     size += (chunk as Buffer).length;
     if (size > MAX_REQUEST_BYTES) throw new TshyveError('protocol', 'The launch request is too long.');
   }
-  const request = parseLaunchRequest(Buffer.concat(chunks).toString('utf8'));
+  const text = Buffer.concat(chunks).toString('utf8');
+  const request = parseLaunchRequest(text);
   if (request === undefined) {
     throw new TshyveError('protocol', 'The launch request is incomplete: its sender is gone.');
   }
-  return request;
+  return { text, request };
 }
 
 /** Writes to standard error, which is vmm.log, until the machine folder is ours; then with rotation. */

@@ -17,6 +17,8 @@ export interface PublishedForwardsOptions {
   readonly login: GuestLogin;
   /** In force now; the one called `ssh` leads to the guest's sshd. */
   readonly forwards: () => readonly PortForward[];
+  /** Where this process reaches what a forward leads to; undefined: nowhere yet. */
+  readonly reach: (forward: PortForward) => PortForward | undefined;
   readonly add: (spec: PortForwardSpec) => Promise<unknown>;
   readonly remove: (port: HostPort) => Promise<void>;
   readonly log: Log;
@@ -91,8 +93,9 @@ export class PublishedForwards {
   }
 
   async #contact(): Promise<GuestSession> {
-    const { login, forwards } = this.#options;
-    const ssh = forwards().find(({ name }) => name === 'ssh');
+    const { login, forwards, reach } = this.#options;
+    const forward = forwards().find(({ name }) => name === 'ssh');
+    const ssh = forward === undefined ? undefined : reach(forward);
     if (ssh === undefined) throw new TshyveError('not-running', 'The machine has no SSH port yet.');
     const address = {
       host: ssh.hostAddress,

@@ -305,6 +305,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     this.#published ??= new PublishedForwards({
       login,
       forwards: () => this.#forwards(),
+      reach: (forward) => (this.#attachment?.reach ?? same)(forward),
       add: (spec) => this.addForward(spec),
       remove: (port) => this.removeForward(port),
       log: { info: this.#log, debug: this.#log },
@@ -350,4 +351,8 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     if (now - this.#guestEvents.since > 60_000) this.#guestEvents = { since: now, count: 0 };
     return this.#guestEvents.count++ < MAX_GUEST_EVENTS_PER_MINUTE;
   }
+}
+
+function same(forward: PortForward): PortForward {
+  return forward;
 }

@@ -11,8 +11,13 @@ const program = join(root, 'dist/tshyve.cjs');
 const inCI = process.env['CI'] === 'true';
 /** True where a real part is missing that this machine may do without; CI may not. */
 export const cannotRunNetworks =
-  !inCI && (process.getuid?.() !== 0 || !existsSync(program) || !existsSync('/usr/sbin/dnsmasq'));
-if (cannotRunNetworks) console.warn('Shared-network tests need root, dnsmasq and a built dist: run scripts/test.sh');
+  !inCI &&
+  (process.getuid?.() !== 0 ||
+    !existsSync(program) ||
+    !existsSync('/usr/sbin/dnsmasq') ||
+    !existsSync('/usr/bin/slirp4netns'));
+if (cannotRunNetworks)
+  console.warn('Shared-network tests need root, dnsmasq, slirp4netns and a built dist: run scripts/test.sh');
 
 /** A network namespace that stands for the host, and others, wired to its bridges, that stand for machines. */
 export class Host {
@@ -77,12 +82,18 @@ export class Host {
       ipv4: string;
     };
 
-  /** A guest: a namespace with one interface on the bridge of a network. */
-  async guest(network: string, number: number): Promise<string> {
+  /** A namespace for a guest, with nothing in it. */
+  async bareGuest(number: number): Promise<string> {
     const guest = `${this.name}g${String(number)}`;
     this.#guests.push(guest);
-    const { bridge } = await this.inspect(network);
     await this.must('ip', 'netns', 'add', guest);
+    return guest;
+  }
+
+  /** A guest: a namespace with one interface on the bridge of a network. */
+  async guest(network: string, number: number): Promise<string> {
+    const { bridge } = await this.inspect(network);
+    const guest = await this.bareGuest(number);
     const [here, there] = [`v${String(number)}`, 'eth0'];
     await this.inside('ip', 'link', 'add', here, 'type', 'veth', 'peer', 'name', there, 'netns', guest);
     await this.inside('ip', 'link', 'set', here, 'master', bridge, 'up');

@@ -38,6 +38,7 @@ function networkBackend({ network, uuid }: VmSpec, frameSocket: string): NativeN
       return { kind: 'datagram', localPath: machineSocket, path: switchSocket, connectionless: true, mtu: SWITCH_MTU };
     }
     case 'tap':
+    case 'namespace':
       return { kind: 'tap', interfaceName: network.interface, vhost: true };
     case 'nat':
       return { kind: 'nat' };

@@ -86,6 +86,7 @@ function netdev(network: NetworkSpec, frames: string): Record<string, unknown> {
         remote: { type: 'unix', path: network.switchSocket },
       };
     case 'tap':
+    case 'namespace':
       return { type: 'tap', ifname: network.interface, script: 'no', downscript: 'no' };
     case 'nat':
       throw new TshyveError(
