@@ -131,6 +131,8 @@ export type NativeEvent =
       readonly address: string;
       readonly leaseSeconds: number;
     }
+  /** The peer of network interface `nic`, another program, went away or is back. */
+  | { readonly type: 'link'; readonly nic: number; readonly up: boolean }
   | {
       readonly type: 'exited';
       readonly reason: 'shutdown' | 'reset' | 'killed' | 'crashed';

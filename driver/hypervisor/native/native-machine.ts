@@ -10,6 +10,7 @@ import { asSentence, nativeError } from './errors.js';
 import { nativeAccelerator } from './accelerator.js';
 import { nativePorts } from './forwards.js';
 import { nativeSpec } from './spec.js';
+import { peerAway } from '../peer.js';
 
 /** The guest decides how much the core has to complain about. */
 const MAX_LOG_LINES = 1_000;
@@ -173,6 +174,9 @@ class NativeVirtualMachine implements VirtualMachine {
       case 'address':
         this.#options.onAddress?.(event.address);
         break;
+      case 'link':
+        this.#onLink(event.up);
+        break;
       case 'log':
         if (this.#logLines++ < MAX_LOG_LINES) this.#options.log.debug(`native: ${event.line}`);
         break;
@@ -180,6 +184,12 @@ class NativeVirtualMachine implements VirtualMachine {
         void this.#inTurn(() => this.#onExit(event));
         break;
     }
+  }
+
+  /** The switch of a user-mode network is watched by whoever has joined it. */
+  #onLink(up: boolean): void {
+    const { network } = this.#spec;
+    if (network.mode === 'socket') this.#options.onProblem?.(up ? '' : peerAway(network));
   }
 
   async #onExit(event: ExitEvent): Promise<void> {

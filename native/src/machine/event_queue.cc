@@ -15,6 +15,8 @@ bool EventQueue::push(MachineEvent event) {
     pushConsole(std::move(*console));
   } else if (auto* address = std::get_if<AddressAssigned>(&event)) {
     pushAddress(std::move(*address));
+  } else if (const auto* link = std::get_if<LinkChanged>(&event)) {
+    pushLink(*link);
   } else if (!std::holds_alternative<MachineLog>(event)) {
     events_.push_back(std::move(event));
   } else if (logLines_ < kMaxLogLines) {
@@ -51,6 +53,14 @@ void EventQueue::pushAddress(AddressAssigned address) {
     }
   }
   events_.emplace_back(std::move(address));
+}
+
+void EventQueue::pushLink(const LinkChanged& link) {
+  std::erase_if(events_, [&](const MachineEvent& event) {
+    const auto* known = std::get_if<LinkChanged>(&event);
+    return known != nullptr && known->nic == link.nic;
+  });
+  events_.emplace_back(link);
 }
 
 std::vector<MachineEvent> EventQueue::take() {

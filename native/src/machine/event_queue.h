@@ -13,7 +13,7 @@ namespace tshyve {
 
 /// Events of a machine on their way to a consumer that may be slow. The guest decides how much it prints and how often
 /// it asks for a lease, so the queue is bounded: console output is joined and cut, an address replaces the one before
-/// of its interface and MAC. The end of the machine is never lost. Any thread.
+/// of its interface and MAC, the state of a link the one before. The end of the machine is never lost. Any thread.
 class EventQueue {
  public:
   static constexpr std::size_t kMaxConsoleBytes = std::size_t{1} << 20;
@@ -29,6 +29,7 @@ class EventQueue {
  private:
   void pushConsole(ConsoleOutput output);
   void pushAddress(AddressAssigned address);
+  void pushLink(const LinkChanged& link);
 
   std::mutex mutex_;
   std::deque<MachineEvent> events_;  // guarded by mutex_, as all below

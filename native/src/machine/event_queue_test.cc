@@ -37,6 +37,20 @@ TEST(EventQueue, KeepsTheAddressesOfSeveralMachinesOnOneNetwork) {
   EXPECT_EQ(queue.take().size(), 2U);
 }
 
+TEST(EventQueue, KeepsTheLastStateOfEachLink) {
+  EventQueue queue;
+  for (int round = 0; round < 1000; ++round) {
+    queue.push(LinkChanged{0, false});
+    queue.push(LinkChanged{1, true});
+    queue.push(LinkChanged{0, true});
+  }
+  queue.push(LinkChanged{1, false});
+  const auto events = queue.take();
+  ASSERT_EQ(events.size(), 2U);
+  EXPECT_TRUE(std::get<LinkChanged>(events[0]).up);
+  EXPECT_FALSE(std::get<LinkChanged>(events[1]).up);
+}
+
 TEST(EventQueue, KeepsABoundedAmountAndSaysWhatIsMissing) {
   EventQueue queue;
   const std::string block(64 << 10, 'x');

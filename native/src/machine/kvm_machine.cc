@@ -264,6 +264,7 @@ Result<void> KvmMachine::addNetwork(std::uint32_t index) {
     for (const std::uint8_t byte : lease.address) address += (address.empty() ? "" : ".") + std::to_string(byte);
     sink_(AddressAssigned{index, config_.networks[index].mac, std::move(address), lease.seconds});
   };
+  callbacks.linkChanged = [this, index](bool up) { sink_(LinkChanged{index, up}); };
   TSHYVE_TRY(std::shared_ptr<virtio::NetDevice> device,
              virtio::NetDevice::create(*loop, name, config_.networks[index], std::move(callbacks)));
   networks_.push_back(device.get());

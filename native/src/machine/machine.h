@@ -30,6 +30,11 @@ struct AddressAssigned {
   std::string address;
   std::uint32_t leaseSeconds;
 };
+/// The peer of a network interface, another program, went away or is back.
+struct LinkChanged {
+  std::uint32_t nic;
+  bool up;
+};
 struct MachineExited {
   ExitReason reason;
   std::string detail;  ///< a sentence
@@ -37,7 +42,7 @@ struct MachineExited {
 struct MachineLog {
   std::string line;
 };
-using MachineEvent = std::variant<ConsoleOutput, AddressAssigned, MachineExited, MachineLog>;
+using MachineEvent = std::variant<ConsoleOutput, AddressAssigned, LinkChanged, MachineExited, MachineLog>;
 /// Called on threads of the machine; must not block and must not call the machine.
 using EventSink = std::function<void(MachineEvent)>;
 

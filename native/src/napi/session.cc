@@ -57,6 +57,10 @@ Napi::Object toJavaScript(Napi::Env env, MachineEvent event) {
     object.Set("mac", address->mac);
     object.Set("address", address->address);
     object.Set("leaseSeconds", Napi::Number::New(env, address->leaseSeconds));
+  } else if (const auto* link = std::get_if<LinkChanged>(&event)) {
+    object.Set("type", "link");
+    object.Set("nic", Napi::Number::New(env, link->nic));
+    object.Set("up", link->up);
   } else if (const auto* exited = std::get_if<MachineExited>(&event)) {
     object.Set("type", "exited");
     object.Set("reason", reasonName(exited->reason));

@@ -4,10 +4,10 @@ import { join } from 'node:path';
 
 import { afterEach, expect, test } from 'vitest';
 
-import type { SocketNetworkSpec } from '../../../driver/hypervisor/index.js';
+import { type HypervisorName, type SocketNetworkSpec, hypervisorNames } from '../../../driver/hypervisor/index.js';
 import { supervisorPlace } from '../../../driver/supervisor/place.js';
 import { Supervisor } from '../../../driver/supervisor/supervisor.js';
-import { Bench } from '../hypervisor/bench.js';
+import { Bench, nativeCannotRun } from '../hypervisor/bench.js';
 import { elf, hang, print } from '../hypervisor/tiny-guest.js';
 
 const id = '0123456789abcdef';
@@ -21,9 +21,13 @@ afterEach(async () => {
 const ssh = { name: 'ssh', guestPort: 22 };
 const docker = { name: 'docker', guestPort: 2376 };
 
-/** Supervises a real QEMU whose guest prints this. */
-async function supervise(text: string, change: Partial<SocketNetworkSpec>): Promise<Supervisor> {
-  const bench = new Bench('qemu');
+/** Supervises a real machine whose guest prints this. */
+async function supervise(
+  text: string,
+  change: Partial<SocketNetworkSpec>,
+  hypervisor: HypervisorName = 'qemu',
+): Promise<Supervisor> {
+  const bench = new Bench(hypervisor);
   cleanups.push(() => bench.close());
   const machineDirectory = join(bench.folder, 'machine');
   for (const folder of [machineDirectory, join(bench.folder, id)]) mkdirSync(folder);
@@ -44,7 +48,7 @@ async function supervise(text: string, change: Partial<SocketNetworkSpec>): Prom
     await new Promise<void>((resolve) => peer.listen(path, resolve));
     cleanups.push(() => peer.close());
   }
-  const request = { machineDirectory, id, hypervisor: 'qemu', spec: { ...spec, network } };
+  const request = { machineDirectory, id, hypervisor, spec: { ...spec, network } };
   const place = supervisorPlace({ machineDirectory, id }, bench.folder);
   const supervisor = new Supervisor(request, place, () => undefined);
   const gone = new Promise((resolve) => supervisor.once('gone', resolve));
@@ -92,18 +96,21 @@ test('a resumed guest is where it was', async () => {
   await expect.poll(() => reached(supervisor)).toEqual(['ssh 192.0.2.9:22', 'docker 192.0.2.9:2376']);
 });
 
-test('a peer that is away is a problem of the machine until it is back', async () => {
-  connections.length = 0;
-  const supervisor = await supervise(says(), { framing: 'stream' });
-  const problems: string[] = [];
-  const watch = setInterval(() => problems.push(supervisor.status().problem), 5);
-  try {
-    expect(supervisor.status().problem).toBe('');
-    connections[0]?.destroy();
-    await expect.poll(() => connections.length, { timeout: 5000 }).toBe(2);
-    await expect.poll(() => supervisor.status().problem).toBe('');
-  } finally {
-    clearInterval(watch);
-  }
-  expect(problems.some((problem) => problem.includes('peer is away: start it again'))).toBe(true);
-});
+test.each(hypervisorNames.filter((name) => name !== 'native' || !nativeCannotRun))(
+  'on %s, a peer that is away is a problem of the machine until it is back',
+  async (hypervisor) => {
+    connections.length = 0;
+    const supervisor = await supervise(says(), { framing: 'stream' }, hypervisor);
+    const problems: string[] = [];
+    const watch = setInterval(() => problems.push(supervisor.status().problem), 5);
+    try {
+      expect(supervisor.status().problem).toBe('');
+      connections[0]?.destroy();
+      await expect.poll(() => connections.length, { timeout: 5000 }).toBe(2);
+      await expect.poll(() => supervisor.status().problem).toBe('');
+    } finally {
+      clearInterval(watch);
+    }
+    expect(problems.some((problem) => problem.includes('peer is away: start it again'))).toBe(true);
+  },
+);

@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises';
 import { type Server, type Socket, connect, createServer } from 'node:net';
 
 import { type Log, TshyveError, codeOf, listenPrivately, messageOf, within } from '../../../base/index.js';
+import { peerAway } from '../../peer.js';
 import type { SocketNetworkSpec } from '../../vm-spec.js';
 import { announcement } from './announcement.js';
 import { DhcpSnoop } from './dhcp-snoop.js';
@@ -157,7 +158,7 @@ export class FrameRelay {
       this.#qemu?.resume();
       if (this.#closed) return;
       log.info(`The network peer at ${network.path} went away; connecting again until it is back.`);
-      onProblem(`The network peer at ${network.path} is away: start it again, the machine will be connected.`);
+      onProblem(peerAway(network));
       this.#retryLater();
     });
     socket.resume();

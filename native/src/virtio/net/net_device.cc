@@ -269,6 +269,7 @@ void NetDevice::sendReady() {
 }
 
 void NetDevice::linkChanged() {
+  if (callbacks_.linkChanged) callbacks_.linkChanged(backend_->linkUp());
   if (active_ && !broken_) active_->signals.configChanged();
 }
 

@@ -26,6 +26,8 @@ class NetDevice final : public Device, private net::FrameBackend::Listener {
   struct Callbacks {
     /// A DHCPACK went to the guest, or a snapshot of a guest with an address was resumed. On the device's loop.
     std::function<void(const net::DhcpSnoop::Lease&)> addressAssigned;
+    /// The backend's peer went away (false) or is back. On the device's loop.
+    std::function<void(bool up)> linkChanged;
     Log log;
   };
   struct Statistics {

@@ -111,6 +111,7 @@ class NetDeviceTest : public testing::Test {
         *loop, "net0", kGuestMac, std::move(owned),
         {.addressAssigned =
              [this](const net::DhcpSnoop::Lease& lease) { leases.push_back(net::toString(lease.address)); },
+         .linkChanged = [this](bool up) { links.push_back(up); },
          .log = {}});
     harness = std::make_unique<DeviceHarness>(*device);
   }
@@ -147,6 +148,7 @@ class NetDeviceTest : public testing::Test {
   std::unique_ptr<EventLoop> loop;
   LocalBackend* backend = nullptr;
   std::vector<std::string> leases;
+  std::vector<bool> links;
   std::unique_ptr<NetDevice> device;
   std::unique_ptr<DeviceHarness> harness;
 };
@@ -395,6 +397,8 @@ TEST_F(NetDeviceTest, TellsTheDriverOfItsLink) {
   activate();
   backend->setLink(false);
   EXPECT_EQ(harness->signals.configChanges, 1U);
+  backend->setLink(true);
+  EXPECT_EQ(links, (std::vector<bool>{false, true}));
 }
 
 TEST_F(NetDeviceTest, ReportsTheGuestsAddress) {
