@@ -5,6 +5,7 @@ import type { CallOptions, Metadata, ServiceError } from '@grpc/grpc-js';
 import { type Log, TshyveError, isServed, makeRunDirectory, messageOf, sleep, startDetached } from '../base/index.js';
 import { ForwardTable, type PortForward, type SwitchNetworkSpec } from '../hypervisor/index.js';
 import type { AttachEvent, UserNetworkClient } from './generated/user_network.js';
+import { MachineSocket } from './machine-socket.js';
 import { type UserNetworkPlace, userNetworkPlace } from './place.js';
 
 const START_TIMEOUT_MS = 20_000;
@@ -33,6 +34,7 @@ export class Membership {
   readonly #spec: SwitchNetworkSpec;
   readonly #place: UserNetworkPlace;
   readonly #log: Log;
+  readonly #socket: MachineSocket;
   readonly #over = new AbortController();
   #onAddress: (address: string) => void = () => undefined;
   #onProblem: (problem: string) => void = () => undefined;
@@ -42,6 +44,7 @@ export class Membership {
     this.#spec = spec;
     this.#place = userNetworkPlace(spec.network);
     this.#log = log;
+    this.#socket = new MachineSocket(spec.machineSocket, log);
     this.ports = new ForwardTable(spec.hostAddress, {
       bind: async (forward) => {
         const { hostPort } = await this.#call<{ hostPort: number }>((client, how, callback) =>
@@ -78,13 +81,15 @@ export class Membership {
   watch(onAddress: (address: string) => void, onProblem: (problem: string) => void): void {
     this.#onAddress = onAddress;
     this.#onProblem = onProblem;
+    // The hypervisor has made it by now.
+    this.#socket.guard();
   }
 
   async leave(): Promise<void> {
     this.#over.abort();
     this.#attachment?.cancel();
     await this.#attachment?.over;
-    await rm(this.#spec.machineSocket, { force: true });
+    await this.#socket.close();
   }
 
   /** Attaches again and again, until the machine leaves. */
@@ -114,6 +119,7 @@ export class Membership {
       if (this.#attachment?.isOver() !== false) {
         this.ports.forgetBindings();
         await this.#attach();
+        this.#socket.guard();
       }
       await this.ports.renew();
       return true;
