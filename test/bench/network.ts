@@ -18,7 +18,7 @@ const INSIDE = 'TSHYVE_BENCH_INSIDE';
 const LIMIT_MS = 12 * 60_000;
 const BUDGET_MS = 180_000;
 const BOOT_TIMEOUT_MS = 240_000;
-const SECONDS = 3;
+const SECONDS = 2;
 const [SINK, SOURCE] = [5201, 5202];
 /** passt becomes this user when root starts it. */
 const NOBODY = 65_534;
