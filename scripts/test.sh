@@ -30,6 +30,8 @@ packages+=(shellcheck openssh-server openssl faketime)
 packages+=(dnsmasq-base nftables iproute2 busybox passt slirp4netns systemd)
 # The lab.
 packages+=(make e2fsprogs)
+# Guests of the other architecture.
+packages+=(qemu-system-arm)
 need_packages "${packages[@]}"
 if ! command -v go >/dev/null; then need_packages golang-go; fi
 build_package

@@ -31,6 +31,7 @@ const MAX_COMMAND_LINE_BYTES = 2048;
 
 /**
  * Takes kernel and initrd out of an ISO. Both files appear whole or not at all.
+ * @param architecture of the guest, as Node calls it; this host's when not given
  * @throws TshyveError `image` when the ISO is none of the known layouts or is damaged
  */
 export async function extractBootFiles(
@@ -38,6 +39,7 @@ export async function extractBootFiles(
   kernelPath: string,
   initrdPath: string,
   signal?: AbortSignal,
+  architecture: string = process.arch,
 ): Promise<BootFiles> {
   const iso = await IsoImage.open(isoPath);
   try {
@@ -45,7 +47,7 @@ export async function extractBootFiles(
       const kernel = await iso.find(layout.kernel);
       const initrd = await iso.find(layout.initrd);
       if (kernel === undefined || initrd === undefined) continue;
-      await checkKernel(iso, kernel, isoPath);
+      await checkKernel(iso, kernel, isoPath, architecture);
       await Promise.all([extract(iso, kernel, kernelPath, signal), extract(iso, initrd, initrdPath, signal)]);
       return { commandLine: await commandLine(iso), needsIsoDisk: layout.needsIsoDisk, volumeId: iso.volumeId };
     }
@@ -66,13 +68,27 @@ async function commandLine(iso: IsoImage): Promise<string> {
   return words.replace(/[^\x20-\x7e]/g, ' ');
 }
 
-/** Linux/x86 boot protocol: `HdrS` at 0x202. Other architectures bring other formats. */
-async function checkKernel(iso: IsoImage, kernel: IsoEntry, path: string): Promise<void> {
-  if (process.arch !== 'x64') return;
+/**
+ * How kernels are told apart, by Node's names of architectures. Sources: Documentation/arch/x86/boot.rst;
+ * Documentation/arch/arm64/booting.rst. An arm64 kernel may also be packed, which the hypervisors undo or name.
+ */
+const kernels = new Map([
+  ['x64', { name: 'x86', image: 'an amd64', is: (head: Buffer) => isX86Kernel(head) }],
+  ['arm64', { name: 'arm64', image: 'an arm64', is: (head: Buffer) => !isX86Kernel(head) }],
+]);
+
+function isX86Kernel(head: Buffer): boolean {
+  return head.toString('latin1', 0x202, 0x206) === 'HdrS';
+}
+
+async function checkKernel(iso: IsoImage, kernel: IsoEntry, path: string, architecture: string): Promise<void> {
+  const wanted = kernels.get(architecture);
   const head = await iso.read({ ...kernel, size: Math.min(kernel.size, 0x210) });
-  if (head.toString('latin1', 0x202, 0x206) !== 'HdrS') {
-    throw new TshyveError('image', `The kernel of ${path} is not a Linux kernel for x86. Use an amd64 image.`);
-  }
+  if (wanted === undefined || wanted.is(head)) return;
+  throw new TshyveError(
+    'image',
+    `The kernel of ${path} is not a Linux kernel for ${wanted.name}. Use ${wanted.image} image.`,
+  );
 }
 
 async function extract(iso: IsoImage, entry: IsoEntry, path: string, signal?: AbortSignal): Promise<void> {

@@ -228,10 +228,8 @@ async function withoutUs({ world, signal }: Bench, folder: string, passt: string
   const { accelerator } = await (await selectHypervisor('qemu')).probe();
   const runDirectory = join(world.folder, 'direct');
   mkdirSync(runDirectory, { mode: 0o700 });
-  const args = qemuArguments(spec, accelerator === 'kvm' ? 'kvm' : 'tcg', {
-    qmp: join(runDirectory, 'qmp'),
-    frames: passt,
-  });
+  const sockets = { qmp: join(runDirectory, 'qmp'), frames: passt };
+  const args = qemuArguments(spec, accelerator === 'kvm' ? 'kvm' : 'tcg', sockets, { architecture: 'x86_64' });
   const child = spawn(
     'qemu-system-x86_64',
     args.filter((word) => word !== '-S'),

@@ -3,6 +3,18 @@ import { type NetworkSpec, SWITCH_MTU, type VmSpec } from '../vm-spec.js';
 
 export type Accelerator = 'kvm' | 'hvf' | 'tcg';
 
+/** Of a guest, in QEMU's words. It is the host's, except under TCG. */
+export type Architecture = 'x86_64' | 'aarch64';
+
+/**
+ * The board, and the processor that TCG imitates. `virt` has no default processor; cortex-a72 is cheaper to imitate than
+ * `max`, whose pointer authentication alone costs a hash at each call. `gic-version=max` is what the accelerator can do.
+ */
+const boards = {
+  x86_64: { machine: 'q35,vmport=off,hpet=off', imitated: 'max' },
+  aarch64: { machine: 'virt,gic-version=max', imitated: 'cortex-a72' },
+} as const;
+
 /** MiB of translated code QEMU may keep; its default of 1/4 of memory is wasteful, less than this is slow. */
 const TRANSLATION_CACHE_MIB = 512;
 
@@ -12,22 +24,23 @@ const TRANSLATION_CACHE_MIB = 512;
  * Source: qemu(1), "QEMU QMP Reference Manual" for the JSON forms of -blockdev, -device and -netdev.
  * @param sockets.qmp where QEMU listens for QMP
  * @param sockets.frames where the frames of a `socket` network go: QEMU's own end of datagrams, or a FrameRelay
- * @param mac of the guest, if not the one of the spec
+ * @param guest.mac if not the one of the spec
  */
 export function qemuArguments(
   spec: VmSpec,
   accelerator: Accelerator,
   sockets: { readonly qmp: string; readonly frames: string },
-  mac = spec.network.mac,
+  guest: { readonly architecture: Architecture; readonly mac?: string | undefined },
 ): string[] {
+  const { machine, imitated } = boards[guest.architecture];
   const args = ['-nodefaults', '-no-user-config', '-S'];
   args.push('-name', `tshyve-${spec.uuid}`, '-uuid', spec.uuid);
-  args.push('-machine', 'q35,vmport=off,hpet=off');
+  args.push('-machine', machine);
   args.push(
     '-accel',
     accelerator === 'tcg' ? `tcg,thread=multi,tb-size=${String(TRANSLATION_CACHE_MIB)}` : accelerator,
   );
-  args.push('-cpu', accelerator === 'tcg' ? 'max' : 'host');
+  args.push('-cpu', accelerator === 'tcg' ? imitated : 'host');
   args.push('-smp', String(spec.cpus), '-m', String(spec.memoryMiB));
   args.push('-rtc', 'base=utc,clock=host', '-display', 'none', '-vga', 'none', '-parallel', 'none', '-monitor', 'none');
   args.push('-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console');
@@ -62,7 +75,7 @@ export function qemuArguments(
     JSON.stringify({
       driver: 'virtio-net-pci',
       netdev: 'net0',
-      mac,
+      mac: guest.mac ?? spec.network.mac,
       romfile: '',
       ...(spec.network.mode === 'switch' ? { host_mtu: SWITCH_MTU } : {}),
     }),

@@ -5,17 +5,27 @@ import coerce from 'semver/functions/coerce.js';
 import lt from 'semver/functions/lt.js';
 
 import { TshyveError, readManifest, run } from '../../base/index.js';
+import type { Architecture } from './arguments.js';
 
-const program = process.arch === 'arm64' ? 'qemu-system-aarch64' : 'qemu-system-x86_64';
+/** A QEMU and what it can be. */
+export interface QemuProgram {
+  readonly path: string;
+  readonly architecture: Architecture;
+}
 
-/** @returns the absolute path of this host's QEMU, or undefined */
-export async function findQemu(env: NodeJS.ProcessEnv = process.env): Promise<string | undefined> {
+const hostArchitecture: Architecture = process.arch === 'arm64' ? 'aarch64' : 'x86_64';
+
+/** @returns the QEMU for guests of this host's architecture, or of another one, with its absolute path; or undefined */
+export async function findQemu(
+  env: NodeJS.ProcessEnv = process.env,
+  architecture = hostArchitecture,
+): Promise<QemuProgram | undefined> {
   for (const folder of (env['PATH'] ?? '').split(delimiter)) {
     if (folder === '') continue;
-    const path = join(folder, program);
+    const path = join(folder, `qemu-system-${architecture}`);
     try {
       await access(path, constants.X_OK);
-      return await realpath(path);
+      return { path: await realpath(path), architecture };
     } catch {
       // Not here; the next folder may have it.
     }
@@ -23,10 +33,16 @@ export async function findQemu(env: NodeJS.ProcessEnv = process.env): Promise<st
   return undefined;
 }
 
+const debianPackages = { x86_64: 'qemu-system-x86', aarch64: 'qemu-system-arm' } as const;
+
 /** The sentence for a host without QEMU. */
 export function qemuMissing(): TshyveError {
-  const fix = process.platform === 'darwin' ? 'brew install qemu' : 'apt-get install qemu-system-x86';
-  return new TshyveError('precondition', `${program} was not found on the PATH. Install it, e.g. with "${fix}".`);
+  const fix =
+    process.platform === 'darwin' ? 'brew install qemu' : `apt-get install ${debianPackages[hostArchitecture]}`;
+  return new TshyveError(
+    'precondition',
+    `qemu-system-${hostArchitecture} was not found on the PATH. Install it, e.g. with "${fix}".`,
+  );
 }
 
 /** @returns e.g. `7.2.19` */

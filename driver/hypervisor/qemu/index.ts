@@ -5,7 +5,7 @@ import { TshyveError } from '../../base/index.js';
 import type { Hypervisor, LaunchOptions, ProbeResult, VirtualMachine } from '../hypervisor.js';
 import type { VmSpec } from '../vm-spec.js';
 import type { Accelerator } from './arguments.js';
-import { findQemu, qemuMissing, qemuVersion, versionFinding } from './binary.js';
+import { type QemuProgram, findQemu, qemuMissing, qemuVersion, versionFinding } from './binary.js';
 import { probeKvm } from './kvm-probe.js';
 import { launchQemu } from './qemu-machine.js';
 
@@ -16,22 +16,22 @@ export const qemu: Hypervisor = {
   name: 'qemu',
 
   async probe(options: { signal?: AbortSignal } = {}): Promise<ProbeResult> {
-    const path = await findQemu();
-    if (path === undefined) return { hypervisor: 'qemu', usable: false, notes: [qemuMissing().message] };
-    const version = await qemuVersion(path, options.signal);
+    const found = await findQemu();
+    if (found === undefined) return { hypervisor: 'qemu', usable: false, notes: [qemuMissing().message] };
+    const version = await qemuVersion(found.path, options.signal);
     const tooOld = versionFinding(version);
     if (tooOld !== undefined) return { hypervisor: 'qemu', usable: false, version, notes: [tooOld] };
-    const { accelerator, notes } = await chooseAccelerator(path, options.signal);
+    const { accelerator, notes } = await chooseAccelerator(found, options.signal);
     return { hypervisor: 'qemu', usable: true, accelerator, version, stateVersion: `QEMU ${version}`, notes };
   },
 
   async launch(spec: VmSpec, options: LaunchOptions): Promise<VirtualMachine> {
-    const path = await findQemu();
-    if (path === undefined) throw qemuMissing();
-    if (spec.network.mode === 'switch') await requireDatagrams(path, options.signal);
-    const { accelerator, notes } = await chooseAccelerator(path, options.signal);
+    const found = await findQemu();
+    if (found === undefined) throw qemuMissing();
+    if (spec.network.mode === 'switch') await requireDatagrams(found.path, options.signal);
+    const { accelerator, notes } = await chooseAccelerator(found, options.signal);
     for (const note of notes) options.log.debug(note);
-    return launchQemu(path, accelerator, spec, options);
+    return launchQemu(found, accelerator, spec, options);
   },
 };
 
@@ -46,7 +46,7 @@ async function requireDatagrams(path: string, signal?: AbortSignal): Promise<voi
 }
 
 async function chooseAccelerator(
-  path: string,
+  found: QemuProgram,
   signal?: AbortSignal,
 ): Promise<{ accelerator: Accelerator; notes: string[] }> {
   const wanted = process.env['TSHYVE_ACCEL'] ?? '';
@@ -55,7 +55,7 @@ async function chooseAccelerator(
   }
   if (wanted !== '') throw new TshyveError('usage', `TSHYVE_ACCEL is "${wanted}": give kvm, hvf or tcg.`);
   if (process.platform === 'darwin') return { accelerator: 'hvf', notes: [] };
-  const kvm = await probeKvm(path, signal);
+  const kvm = await probeKvm(found, signal);
   if (kvm.usable) return { accelerator: 'kvm', notes: [] };
   return { accelerator: 'tcg', notes: [`Using slow software emulation (TCG): ${kvm.reason}.`] };
 }

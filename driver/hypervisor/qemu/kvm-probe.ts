@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { TshyveError, hasRunRoot, makePrivateDirectory, run, runRoot, writeFileAtomic } from '../../base/index.js';
+import type { QemuProgram } from './binary.js';
 
 /**
  * Some nested hosts offer /dev/kvm but emulate the guest's kernel code, at about 1.5 million instructions a second:
@@ -15,8 +16,13 @@ const LOOPS = 1 << 21;
 /** QEMU's own start takes some 100 ms of it. */
 const DEADLINE_MS = 1_000;
 const MAX_CPU_SECONDS = 1;
-/** What isa-debug-exit makes of the 0 that the payload writes. */
-const PAYLOAD_EXIT_CODE = 1;
+
+/** A firmware that counts down and ends its machine, which board it is for, and how QEMU ends then. */
+export const probeGuests = {
+  // The exit code is what isa-debug-exit makes of the 0 that the payload writes.
+  x86_64: { payload, exitCode: 1, machine: ['-machine', 'q35', '-device', 'isa-debug-exit,iobase=0xf4,iosize=1'] },
+  aarch64: { payload: payloadForArm, exitCode: 0, machine: ['-machine', 'virt,gic-version=max', '-cpu', 'host'] },
+} as const;
 
 export type KvmVerdict = { readonly usable: true } | { readonly usable: false; readonly reason: string };
 
@@ -24,7 +30,7 @@ export type KvmVerdict = { readonly usable: true } | { readonly usable: false; r
  * Says whether QEMU can use KVM here at full speed. The native core finds out in some milliseconds; where it is not
  * built, QEMU itself runs a test guest.
  */
-export async function probeKvm(qemu: string, signal?: AbortSignal): Promise<KvmVerdict> {
+export async function probeKvm(qemu: QemuProgram, signal?: AbortSignal): Promise<KvmVerdict> {
   const { probeNative } = await import('../native/index.js');
   const probed = await probeNative();
   if ('missing' in probed) return probeWithQemu(qemu, signal);
@@ -35,7 +41,7 @@ export async function probeKvm(qemu: string, signal?: AbortSignal): Promise<KvmV
 }
 
 /** The costly part is remembered until the next boot of this host or a change of QEMU. */
-export async function probeWithQemu(qemu: string, signal?: AbortSignal): Promise<KvmVerdict> {
+export async function probeWithQemu(qemu: QemuProgram, signal?: AbortSignal): Promise<KvmVerdict> {
   try {
     await access('/dev/kvm', constants.R_OK | constants.W_OK);
   } catch (error) {
@@ -48,7 +54,7 @@ export async function probeWithQemu(qemu: string, signal?: AbortSignal): Promise
     };
   }
   const cache = join(runRoot(), 'kvm-probe.json');
-  const key = await hostKey(qemu);
+  const key = await hostKey(qemu.path);
   const known = (await hasRunRoot()) ? await readCache(cache, key) : undefined;
   if (known !== undefined) return verdict(known);
   const fast = await runsAtHardwareSpeed(qemu, signal);
@@ -83,17 +89,18 @@ async function readCache(path: string, key: string): Promise<boolean | undefined
   }
 }
 
-async function runsAtHardwareSpeed(qemu: string, signal?: AbortSignal): Promise<boolean> {
+async function runsAtHardwareSpeed(qemu: QemuProgram, signal?: AbortSignal): Promise<boolean> {
   const folder = await mkdtemp(join(tmpdir(), `tshyve-${randomBytes(3).toString('hex')}-`));
   try {
     const firmware = join(folder, 'probe.bin');
-    await writeFile(firmware, payload());
-    const args = ['-nodefaults', '-no-user-config', '-display', 'none', '-machine', 'q35', '-accel', 'kvm', '-m', '16'];
-    args.push('-bios', firmware, '-device', 'isa-debug-exit,iobase=0xf4,iosize=1');
+    const guest = probeGuests[qemu.architecture];
+    await writeFile(firmware, guest.payload());
+    const args = ['-nodefaults', '-no-user-config', '-display', 'none', '-accel', 'kvm', '-m', '16'];
+    args.push('-bios', firmware, ...guest.machine);
     const options = { timeoutMs: DEADLINE_MS, ...(signal === undefined ? {} : { signal }) };
     // Where KVM emulates, the payload spins for long; if we are killed meanwhile, the kernel must end it.
-    const result = await run('prlimit', [`--cpu=${String(MAX_CPU_SECONDS)}`, qemu, ...args], options);
-    return result.code === PAYLOAD_EXIT_CODE;
+    const result = await run('prlimit', [`--cpu=${String(MAX_CPU_SECONDS)}`, qemu.path, ...args], options);
+    return result.code === guest.exitCode;
   } catch (error) {
     if (TshyveError.is(error, 'timeout')) return false;
     throw error;
@@ -118,5 +125,26 @@ export function payload(): Buffer {
   // mov ecx, LOOPS; dec ecx; jnz -3; mov al, 0; out 0xf4, al; hlt; jmp -3
   put(0x80, 0xb9, 0, 0, 0, 0, 0x49, 0x75, 0xfd, 0xb0, 0x00, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd);
   image.writeUInt32LE(LOOPS, 0x81);
+  return image;
+}
+
+/**
+ * A firmware for QEMU's `virt`, which runs it from address 0: counts down, then asks for power off.
+ * Sources: Arm ARM (A64 encodings), PSCI DEN0022 (SYSTEM_OFF is function 0x84000008, called with HVC).
+ */
+export function payloadForArm(): Buffer {
+  const image = Buffer.alloc(4096);
+  const words = [
+    // movz w1, #(LOOPS >> 16), lsl 16; subs w1, w1, #1; b.ne -4
+    0x52a0_0001 | ((LOOPS >> 16) << 5),
+    0x7100_0421,
+    0x54ff_ffe1,
+    // movz w0, #0x8400, lsl 16; movk w0, #8; hvc #0; b .
+    0x52b0_8000,
+    0x7280_0100,
+    0xd400_0002,
+    0x1400_0000,
+  ];
+  for (const [index, word] of words.entries()) image.writeUInt32LE(word >>> 0, index * 4);
   return image;
 }

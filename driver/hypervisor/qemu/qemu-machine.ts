@@ -8,6 +8,7 @@ import type { LaunchOptions, VirtualMachine, VmExit } from '../hypervisor.js';
 import { ForwardTable, type HostPort, noForwards } from '../forwards.js';
 import type { PortForward, PortForwardSpec, VmSpec } from '../vm-spec.js';
 import { type Accelerator, qemuArguments } from './arguments.js';
+import type { QemuProgram } from './binary.js';
 import { qemuPorts } from './forwards.js';
 import { type QmpEvent, QmpClient } from './qmp.js';
 import { FrameRelay } from './relay/index.js';
@@ -20,7 +21,7 @@ const MAX_STDERR_BYTES = 8_192;
 
 /** Starts QEMU and resolves once the guest runs. */
 export async function launchQemu(
-  qemu: string,
+  qemu: QemuProgram,
   accelerator: Accelerator,
   spec: VmSpec,
   options: LaunchOptions,
@@ -30,9 +31,11 @@ export async function launchQemu(
   await Promise.all([qmpSocket, frameSocket].map((path) => rm(path, { force: true })));
   const { restoreFrom } = options;
   const relay = await startRelay(spec, frameSocket, options);
-  const args = qemuArguments(spec, accelerator, { qmp: qmpSocket, frames: frameSocket }, relay?.mac);
+  const { architecture } = qemu;
+  const sockets = { qmp: qmpSocket, frames: frameSocket };
+  const args = qemuArguments(spec, accelerator, sockets, { architecture, mac: relay?.mac });
   if (restoreFrom !== undefined) args.push('-incoming', 'defer');
-  const process_ = new QemuProcess(qemu, args, options);
+  const process_ = new QemuProcess(qemu.path, args, options);
   void process_.ended.then(async () => {
     await relay?.close();
     await rm(frameSocket, { force: true });
