@@ -6,6 +6,7 @@ import { completionScript } from './completion.js';
 import { type Context, fail, makeContext } from './context.js';
 import { create, parseFlag, provision } from './create.js';
 import { doctor } from './doctor.js';
+import { callNames, driverCall } from './driver-call.js';
 import { environment } from './env.js';
 import { list } from './list.js';
 import { type LogOptions, logs } from './logs.js';
@@ -140,6 +141,11 @@ export function buildProgram(version: string): Command {
     .description('check what this host offers')
     .addHelpText('after', examples('doctor'))
     .action(action(() => doctor()));
+  program
+    .command('driver <call>', { hidden: true })
+    .description('one call of the machine driver in JSON, for programs such as minikube')
+    .addHelpText('after', `\nCalls: ${callNames.join(', ')}`)
+    .action(action((context, call: string) => driverCall(context, call)));
   program
     .command('completion <shell>')
     .description('print a completion script for bash, zsh or fish')

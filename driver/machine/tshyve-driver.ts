@@ -47,6 +47,7 @@ import {
   diagnose,
   dockerPorts,
   explainFindings,
+  inspectNetwork,
   macFor,
   readMacFacts,
   releaseAddress,
@@ -87,6 +88,8 @@ const STOP_TIMEOUT_MS = 60_000;
 /** A machine that runs answers at once, but for a host or guest that has much else to do. */
 const SESSION_TIMEOUT_MS = 60_000;
 const CONSOLE_TAIL_LINES = 8;
+/** libslirp's address for the host's loopback interface (its default `vhost`). */
+const USER_NETWORK_HOST = '10.0.2.2';
 /** Boot milestones worth a line of progress. */
 const milestones = new Map([
   ['init', 'The kernel is up'],
@@ -273,6 +276,32 @@ export class TshyveDriver implements Driver {
 
   getIPv6(): Promise<string> {
     return Promise.reject(new TshyveError('precondition', 'IPv6 address is not set'));
+  }
+
+  /**
+   * The host as the guest sees it, and the host's own address at which a server must listen for that.
+   * @throws TshyveError `precondition` on a network that is not ours
+   */
+  async hostAddress(): Promise<{ readonly guest: string; readonly bind: string }> {
+    const choice = parseNetworkChoice(this.#config.Network);
+    switch (choice.mode) {
+      case 'user':
+        return { guest: USER_NETWORK_HOST, bind: '127.0.0.1' };
+      case 'shared': {
+        const { gateway } = await inspectNetwork(choice.network);
+        return { guest: gateway, bind: gateway };
+      }
+      case 'nat': {
+        // vmnet gives itself the first address of its /24.
+        const gateway = (await this.getIP()).replace(/\d+$/, '1');
+        return { guest: gateway, bind: gateway };
+      }
+      case 'socket':
+        throw new TshyveError(
+          'precondition',
+          `What answers at ${choice.path} decides at which address the guest finds this host; tshyve does not know it.`,
+        );
+    }
   }
 
   getSSHHostname(): Promise<string> {
