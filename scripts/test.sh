@@ -74,7 +74,7 @@ if [ "$tier" != fast ]; then
 fi
 if [ "$tier" = lab ]; then
 	step 'lab machine' test/lab/build.sh
-	step 'tests in the lab' test/lab/test.sh --report "$reports/lab.json"
+	step 'tests in the lab' test/lab/test.sh --reports "$reports"
 fi
 
 read -r p f s < <(node -e '

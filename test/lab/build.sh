@@ -13,6 +13,7 @@ Builds the lab machine into DIR (default: test/lab/out):
   vmlinuz, initrd   its kernel
   root.squashfs     its root: Debian with QEMU, Node, and Debian's stock kernels to be booted as guests (/opt/lab/kernels)
   scratch.img       an empty ext4 file system, its writable disk
+  qemu/             the QEMU that runs it, with its libraries
 
 Does nothing when DIR holds a lab of the same inputs, unless --force is given.
 TSHYVE_DEBIAN_MIRROR names a Debian mirror other than the default one.
@@ -89,10 +90,20 @@ fi
 # Not compressed: the host has it in its page cache, the lab's slow processors need not unpack it.
 mksquashfs - "$work/root.squashfs" -tar -quiet -no-progress -noI -noD -noF -noX <"$work/root.tar" >/dev/null
 
+# The QEMU that runs the lab: bookworm's own (7.2) crashes the lab's kernel now and then, see README.md.
+if ! mmdebstrap --quiet --variant=extract --arch=amd64 --aptopt='APT::Install-Recommends "false"' \
+	--aptopt='APT::Default-Release "bookworm-backports"' --include=qemu-system-x86 bookworm "$work/qemu.tar" \
+	"deb $mirror bookworm main" "deb $mirror bookworm-backports main" >"$work/mmdebstrap.log" 2>&1; then
+	tail -n 30 "$work/mmdebstrap.log" >&2
+	fail 'mmdebstrap failed; the lines above say why'
+fi
+
 truncate -s 24G "$work/scratch.img"
 mkfs.ext4 -q -L scratch -E lazy_itable_init=1,lazy_journal_init=1,nodiscard "$work/scratch.img"
 
-rm -f "$out/inputs"
+rm -rf "$out/inputs" "$out/qemu"
+mkdir "$out/qemu"
+tar -C "$out/qemu" -xf "$work/qemu.tar" ./lib ./usr/lib ./usr/bin ./usr/share
 for file in root.squashfs scratch.img out/vmlinuz out/initrd out/manifest.txt; do
 	cp --sparse=always "$work/$file" "$out/$(basename "$file")"
 done

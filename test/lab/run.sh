@@ -18,7 +18,7 @@ COMMAND there as root. Its output and its exit code are this program's.
   --results DIR   where the files go that the command leaves in /results
   --shell         an interactive shell instead of a command
 
-Exit code 125: the lab itself failed; 124: out of time.
+Exit code 125: the lab itself failed; 124: out of time. LAB_CONSOLE names a file for the console of a machine that failed.
 EOF
 }
 fail() {
@@ -97,8 +97,12 @@ disk() { arguments+=(-drive "if=none,id=$1,format=raw,file=$2,cache=unsafe,$3" -
 disk root "$lab/root.squashfs" readonly=on
 disk work "$work/work.squashfs" readonly=on
 disk scratch "$work/scratch.img" discard=unmap
+# The lab's own QEMU with its own libraries, whatever this host's Linux is.
+libraries=$lab/qemu/lib/x86_64-linux-gnu:$lab/qemu/usr/lib/x86_64-linux-gnu
+qemu=("$lab/qemu/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" --library-path "$libraries" "$lab/qemu/usr/bin/qemu-system-x86_64"
+	-L "$lab/qemu/usr/share/qemu" -L "$lab/qemu/usr/share/seabios")
 if [ $shell = yes ]; then
-	qemu-system-x86_64 "${arguments[@]}" -chardev stdio,id=shell,signal=off -device virtconsole,chardev=shell
+	"${qemu[@]}" "${arguments[@]}" -chardev stdio,id=shell,signal=off -device virtconsole,chardev=shell
 	exit 0
 fi
 port() { arguments+=(-chardev "file,id=$1,path=$2" -device "virtserialport,chardev=$1,name=lab.$1"); }
@@ -108,7 +112,7 @@ port results "$work/results.tar"
 port status "$work/status"
 cat "$work/output" &
 reader=$!
-timeout --kill-after=5 "$timeout" qemu-system-x86_64 "${arguments[@]}" </dev/null &
+timeout --kill-after=5 "$timeout" "${qemu[@]}" "${arguments[@]}" </dev/null &
 machine=$!
 ended=0
 wait "$machine" || ended=$?
@@ -122,6 +126,7 @@ fi
 code=$(tr -d '\n' <"$work/status")
 if [[ ! $code =~ ^[0-9]+$ ]]; then
 	echo 'run.sh: the lab machine gave no exit code; the end of its console:' >&2
+	[ -z "${LAB_CONSOLE:-}" ] || cp "$work/console.log" "$LAB_CONSOLE"
 	tail -n 20 "$work/console.log" >&2
 	[ "$ended" -ne 124 ] || { echo "run.sh: it was ended after $timeout s (--timeout)" >&2; exit 124; }
 	exit 125

@@ -6,5 +6,7 @@ if (process.env['TSHYVE_LAB'] !== '1') {
   throw new Error('These tests run in the lab machine: use test/lab/test.sh.');
 }
 
-/** The kernels that machine/stock-kernels.txt lists. */
-export const kernels = ['cloud-6.1', 'generic-6.1', 'cloud-6.12'] as const;
+/** The kernels that machine/stock-kernels.txt lists, or the one of them that LAB_KERNEL names. */
+export const kernels = ['cloud-6.1', 'generic-6.1', 'cloud-6.12'].filter((name) =>
+  [name, undefined].includes(process.env['LAB_KERNEL']),
+);

@@ -1,25 +1,8 @@
 import { describe, expect, test } from 'vitest';
 
-import { type Backend, type Guest, withGuest } from './guest.js';
+import { withGuest } from './guest.js';
 import { kernels } from './lab.js';
-
-/**
- * Memory that the guest's kernel keeps for itself, in KiB, for a guest of this size: its image, page structures, and
- * 64 MiB of bounce buffers once there is memory above 4 GiB.
- */
-const kept = (memoryMiB: number) => 64 * 1024 + memoryMiB * 24 + (memoryMiB > 3072 ? 64 * 1024 : 0);
-/** What a kernel says when something is wrong with the machine it runs on. */
-const complaint = /\b(BUG|WARNING|Oops|Call Trace|rcu.*stall|soft lockup)\b/;
-
-async function expectReport(guest: Guest, cpus: number, memoryMiB: number): Promise<void> {
-  const [, seenCpus, memory] = await guest.waitFor(/tshyve-lab: cpus=(\d+) memory=(\d+) KiB/);
-  expect(Number(seenCpus)).toBe(cpus);
-  expect(Number(memory)).toBeGreaterThan(memoryMiB * 1024 - kept(memoryMiB));
-  expect(Number(memory)).toBeLessThanOrEqual(memoryMiB * 1024);
-  expect(await guest.end(), guest.console + guest.said).toBe(0);
-  expect(guest.console).toContain('tshyve-lab: done');
-  expect(guest.console).not.toMatch(complaint);
-}
+import { expectReport } from './report.js';
 
 /** Boots take most of their time on one processor of the two that the lab has, so two run at a time. */
 describe.concurrent.each(kernels)("Debian's stock kernel %s on the native core", (kernel) => {
@@ -55,23 +38,4 @@ describe.concurrent.each(kernels)("Debian's stock kernel %s on the native core",
       expect([2, 3], guest.console).toContain(await guest.end());
     });
   });
-});
-
-test.each<Backend>(['native', 'qemu'])("a stock kernel boots on tshyve's %s hypervisor", async (backend) => {
-  await withGuest(backend, { kernel: 'cloud-6.1', cpus: 2 }, async (guest) => {
-    await expectReport(guest, 2, 512);
-    expect(guest.said).not.toContain('slow');
-  });
-});
-
-test('all memory below and above 4 GiB keeps what is written to it', async () => {
-  await withGuest(
-    'core',
-    { kernel: 'cloud-6.1', cpus: 2, memoryMiB: 5120, words: 'lab.task=memory' },
-    async (guest) => {
-      const [, touched] = await guest.waitFor(/tshyve-lab: touched=(\d+) MiB/, 300_000);
-      expect(Number(touched)).toBeGreaterThan(3500);
-      expect(await guest.end()).toBe(0);
-    },
-  );
 });
