@@ -219,6 +219,8 @@ void NetDevice::resume() {
   starved_ = false;
   active_->receive.disableNotifications();
   backend_->setReceiving(true);
+  // The guest may have been told before the pause that it need not notify.
+  continueLater();
   if (vhostTimer_ && !handedOver_) {
     if (lease_) {
       vhostTimer_->arm(kHandOverSoon);
@@ -497,6 +499,8 @@ void NetDevice::finishChains(std::size_t count) {
 }
 
 void NetDevice::processSend() {
+  if (!running() || sendBlocked_) return;
+  active_->send.disableNotifications();
   std::size_t total = 0;
   while (running() && !sendBlocked_ && total < kBudget) {
     frames_.clear();
@@ -529,7 +533,9 @@ void NetDevice::processSend() {
   }
   if (!active_ || broken_ || vhostRunning_) return;
   if (active_->send.shouldInterrupt()) active_->signals.queueInterrupt(kSendQueue);
-  if (total >= kBudget) continueLater();
+  if (sendBlocked_) return;
+  // A notification costs the guest more than a look costs us: while frames come, look again instead.
+  if (total > 0 || active_->send.enableNotifications()) continueLater();
 }
 
 // --- Addresses, and the kernel's data path ---
