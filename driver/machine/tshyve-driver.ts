@@ -656,7 +656,7 @@ export class TshyveDriver implements Driver {
    * @throws TshyveError `precondition` when it does not fit; it is kept
    */
   async #launchRequest(spec: VmSpec): Promise<LaunchRequest> {
-    const request = { ...this.#reference, hypervisor: this.#config.Hypervisor, spec, ...(await this.#publish(spec)) };
+    const request = { ...this.#reference, hypervisor: this.#config.Hypervisor, spec, ...(await this.#logins(spec)) };
     const saved = await readSavedState(this.#layout.directory);
     if (saved === undefined) return request;
     const hypervisor = await selectHypervisor(saved.hypervisor);
@@ -674,12 +674,12 @@ export class TshyveDriver implements Driver {
     return { ...request, hypervisor: saved.hypervisor, spec: { ...spec, network }, resume: true };
   }
 
-  /** Lets the supervisor forward what the guest publishes, where the machine is reached through ports of the host. */
-  async #publish({ network }: VmSpec): Promise<Pick<LaunchRequest, 'publish'>> {
-    if (this.#config.ManualPorts || !('forwards' in network)) return {};
+  /** Lets the supervisor set the guest's clock, and forward what the guest publishes, where the machine is reached through ports of the host. */
+  async #logins({ network }: VmSpec): Promise<Pick<LaunchRequest, 'publish' | 'login'>> {
     const { hostKey } = await this.#requireMachine();
-    const login = { username: this.#config.SSHUser, privateKeyFile: this.getSSHKeyPath() };
-    return { publish: { ...login, ...(hostKey === undefined ? {} : { hostKey }) } };
+    const account = { username: this.#config.SSHUser, privateKeyFile: this.getSSHKeyPath() };
+    const login = { ...account, ...(hostKey === undefined ? {} : { hostKey }) };
+    return this.#config.ManualPorts || !('forwards' in network) ? { login } : { login, publish: login };
   }
 
   async #spec(record: MachineRecord): Promise<VmSpec> {

@@ -18,6 +18,7 @@ import type { SupervisorPlace } from './place.js';
 import type { PublishedForwards } from './published-forwards.js';
 import { RotatingLog } from './rotating-log.js';
 import { discardSavedState, returnSavedState, savedFolder, useSavedState, writeSavedState } from './saved-state.js';
+import { watchForWake } from './wake-watch.js';
 import type { LaunchRequest, MachineEvent, SupervisorState, SupervisorStatus } from './types.js';
 
 /** A press that comes before the guest listens is lost, so it is repeated. */
@@ -50,6 +51,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   #exit: VmExit | undefined;
   #problem = '';
   #published: PublishedForwards | undefined;
+  readonly #over = new AbortController();
   #guestEvents = { since: 0, count: 0 };
   #writing: Promise<void> = Promise.resolve();
   #writeWanted = false;
@@ -144,6 +146,8 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     }
     await discardSavedState(this.#place.machineDirectory);
     await this.publish();
+    const endWatch = watchForWake(() => void this.#hostHasSlept());
+    this.#over.signal.addEventListener('abort', endWatch);
     void vm.exited.then((exit) => this.#ended(exit));
   }
 
@@ -313,6 +317,20 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     this.#published.dockerRuns();
   }
 
+  /** The guest's clock stood still meanwhile, and its address may lead elsewhere now. */
+  async #hostHasSlept(): Promise<void> {
+    const { login } = this.#request;
+    this.#log('The host has slept, or its clock was set.');
+    if (login === undefined || this.#state !== 'running') return;
+    try {
+      // Loaded late: it takes SSH.
+      const { mendAfterWake } = await import('./after-wake.js');
+      await mendAfterWake(login, this.#forwards(), { info: this.#log, debug: this.#log }, this.#over.signal);
+    } catch (error) {
+      if (!this.#over.signal.aborted) this.#log(`After the host has slept: ${messageOf(error)}`);
+    }
+  }
+
   #running(): VirtualMachine {
     if (this.#vm === undefined || this.#exit !== undefined) {
       throw new TshyveError('not-running', 'The machine is not running.');
@@ -335,6 +353,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     const exit = this.#saved ? { ...ended, detail: 'The machine was saved and ended.' } : ended;
     this.#record('exited', exit.reason);
     this.#exit = exit;
+    this.#over.abort();
     this.#published?.close();
     this.#log(exit.detail);
     await this.#attachment?.detach();

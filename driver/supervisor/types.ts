@@ -45,6 +45,8 @@ export interface LaunchRequest {
   readonly spec: VmSpec;
   /** Forward what the guest publishes, and look for it with this. */
   readonly publish?: GuestLogin;
+  /** Set the guest's clock with this after the host has slept. */
+  readonly login?: GuestLogin;
   /** Go on from the machine's saved state instead of booting. */
   readonly resume?: boolean;
 }
@@ -64,15 +66,20 @@ const statusSchema: v.GenericSchema<unknown, SupervisorStatus> = v.object({
   events: v.array(v.object({ name: v.string(), argument: v.string(), atMs: count })),
 });
 
+const loginSchema = v.object({
+  username: v.string(),
+  privateKeyFile: v.string(),
+  hostKey: v.exactOptional(v.string()),
+});
+
 const requestSchema: v.GenericSchema<unknown, LaunchRequest> = v.object({
   machineDirectory: v.pipe(v.string(), v.startsWith('/')),
   // Becomes the name of a folder.
   id: v.pipe(v.string(), v.regex(/^[0-9a-f]{16}$/)),
   hypervisor: v.string(),
   spec: vmSpecSchema,
-  publish: v.exactOptional(
-    v.object({ username: v.string(), privateKeyFile: v.string(), hostKey: v.exactOptional(v.string()) }),
-  ),
+  publish: v.exactOptional(loginSchema),
+  login: v.exactOptional(loginSchema),
   resume: v.exactOptional(v.boolean()),
 });
 

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
+import { sleep } from '../../driver/base/index.js';
 import { World, cannotRun, image } from './world.js';
 
 /** Debian's place of libfaketime, which lends programs another clock. */
@@ -105,6 +106,19 @@ describe.skipIf(cannotRun)('faults', () => {
       expect(await guestOffset()).toBeLessThan(60);
     }
     expect(await world.ok('ls')).toContain('v20.10');
+  });
+
+  test('a guest whose host has slept gets the right time by itself', async () => {
+    await world.tshyveOk('ssh', 'f', 'sudo date -u -s 2001-01-01');
+    // The supervisor takes the time that it missed for a sleep of the host.
+    const { supervisorPid } = world.status();
+    process.kill(supervisorPid, 'SIGSTOP');
+    await sleep(16_000);
+    process.kill(supervisorPid, 'SIGCONT');
+    const log = () => readFileSync(join(world.machineFolder('f'), 'vmm.log'), 'utf8');
+    await expect.poll(log, { timeout: 60_000 }).toMatch(/clock was \d+ s behind and has been set/);
+    const now = Number(await world.tshyveOk('ssh', 'f', 'date -u +%s'));
+    expect(Math.abs(now - Date.now() / 1000)).toBeLessThan(60);
   });
 
   test('a run folder, status or lock that is deleted comes back', async () => {
