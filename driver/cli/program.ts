@@ -10,6 +10,7 @@ import { callNames, driverCall } from './driver-call.js';
 import { environment } from './env.js';
 import { list } from './list.js';
 import { type LogOptions, logs } from './logs.js';
+import { addMinikubeCommands } from './minikube.js';
 import { addNetworkCommands } from './network.js';
 import { addPortCommands } from './port.js';
 import { ssh } from './ssh.js';
@@ -128,6 +129,7 @@ export function buildProgram(version: string): Command {
     .action(action((context, machine: string, command: string[]) => ssh(context, machine, command)));
   addNetworkCommands(program, action);
   addPortCommands(program, action);
+  addMinikubeCommands(program, action);
   program
     .command('logs <machine>')
     .description("print the end of a machine's console log")

@@ -24,9 +24,12 @@ const layouts = [
   { kernel: '/boot/vmlinuz', initrd: '/boot/initrd.img', needsIsoDisk: false },
 ] as const;
 
-/** Command line for images that bring none, which all are boot2docker's heirs. */
-const DEFAULT_COMMAND_LINE =
-  'console=ttyS0 loglevel=3 noembed nomodeset norestore base random.trust_cpu=on hw_rng_model=virtio';
+/**
+ * Command line for images that bring none, which all are boot2docker's heirs. The console is the serial port that a PC
+ * has, or QEMU's arm64 machine `virt` (a PL011).
+ */
+const defaultCommandLine = (architecture: string) =>
+  `console=${architecture === 'arm64' ? 'ttyAMA0' : 'ttyS0'} loglevel=3 noembed nomodeset norestore base random.trust_cpu=on hw_rng_model=virtio`;
 const MAX_COMMAND_LINE_BYTES = 2048;
 
 /**
@@ -49,7 +52,11 @@ export async function extractBootFiles(
       if (kernel === undefined || initrd === undefined) continue;
       await checkKernel(iso, kernel, isoPath, architecture);
       await Promise.all([extract(iso, kernel, kernelPath, signal), extract(iso, initrd, initrdPath, signal)]);
-      return { commandLine: await commandLine(iso), needsIsoDisk: layout.needsIsoDisk, volumeId: iso.volumeId };
+      return {
+        commandLine: await commandLine(iso, architecture),
+        needsIsoDisk: layout.needsIsoDisk,
+        volumeId: iso.volumeId,
+      };
     }
     throw new TshyveError(
       'image',
@@ -60,9 +67,9 @@ export async function extractBootFiles(
   }
 }
 
-async function commandLine(iso: IsoImage): Promise<string> {
+async function commandLine(iso: IsoImage, architecture: string): Promise<string> {
   const entry = await iso.find('/boot/cmdline');
-  if (entry === undefined || entry.size > MAX_COMMAND_LINE_BYTES) return DEFAULT_COMMAND_LINE;
+  if (entry === undefined || entry.size > MAX_COMMAND_LINE_BYTES) return defaultCommandLine(architecture);
   const words = (await iso.read(entry)).toString('latin1').trim();
   // Printable ASCII only: the text ends up on the kernel's command line.
   return words.replace(/[^\x20-\x7e]/g, ' ');

@@ -44,7 +44,14 @@ async function parse(args: readonly string[]): Promise<void> {
   await program.parseAsync([...args], { from: 'user' });
 }
 
-const documents = ['README.md', 'docs/usage.md', 'docs/macos.md', 'docs/how-it-works.md', 'docs/troubleshooting.md'];
+const documents = [
+  'README.md',
+  'docs/usage.md',
+  'docs/minikube.md',
+  'docs/macos.md',
+  'docs/how-it-works.md',
+  'docs/troubleshooting.md',
+];
 
 describe.each(documents)('%s', (document) => {
   const lines = shellLines(document);

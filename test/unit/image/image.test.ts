@@ -89,6 +89,38 @@ describe('ISO images', () => {
   });
 });
 
+/** minikube's ISOs (deploy/iso/minikube-iso of minikube 1.38): one for x86 by isolinux, one for arm64 by GRUB. */
+describe("minikube's ISO layout", () => {
+  const kernelOf = { x64: Buffer.alloc(4096), arm64: Buffer.alloc(4096) };
+  kernelOf.x64.write('HdrS', 0x202);
+  kernelOf.arm64.write('ARM\x64', 56);
+
+  test.each([
+    ['x64', 'bzImage', 'Rock Ridge names', ['-R']],
+    ['x64', 'bzImage', 'plain ISO names', []],
+    ['arm64', 'bzimage', 'Rock Ridge names', ['-R', '-J']],
+  ] as const)('%s, /boot/%s, %s', async (architecture, kernel, _names, options) => {
+    const work = mkdtempSync(join(folder, 'minikube-'));
+    mkdirSync(join(work, 'tree/boot'), { recursive: true });
+    const initrd = Buffer.alloc(70_000, 9);
+    writeFileSync(join(work, 'tree/boot', kernel), kernelOf[architecture]);
+    writeFileSync(join(work, 'tree/boot/initrd'), initrd);
+    const path = join(work, 'minikube.iso');
+    const args = ['-as', 'mkisofs', '-quiet', ...options, '-V', 'minikube', '-o', path, join(work, 'tree')];
+    execFileSync('xorriso', args, { stdio: 'ignore' });
+    const files = await extractBootFiles(path, join(work, 'k'), join(work, 'i'), undefined, architecture);
+    expect(files).toMatchObject({ needsIsoDisk: false });
+    expect(files.commandLine).toMatch(architecture === 'arm64' ? /^console=ttyAMA0 / : /^console=ttyS0 /);
+    expect(readFileSync(join(work, 'k'))).toEqual(kernelOf[architecture]);
+    expect(readFileSync(join(work, 'i'))).toEqual(initrd);
+    const other = architecture === 'x64' ? 'arm64' : 'x64';
+    await expect(extractBootFiles(path, join(work, 'k2'), join(work, 'i2'), undefined, other)).rejects.toSatisfy(
+      (error) => TshyveError.is(error, 'image'),
+    );
+    expect(readdirSync(work)).not.toContain('k2');
+  });
+});
+
 describe('image urls', () => {
   test.each([
     ['ftp://host/x.iso', 'unknown scheme'],
