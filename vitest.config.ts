@@ -22,6 +22,11 @@ export default defineConfig({
       },
       {
         extends: true,
+        // A foreign guest, emulated: see iso/README.md.
+        test: { name: 'arm64', include: ['test/arm64/**/*.test.ts'], testTimeout: 900_000, hookTimeout: 900_000 },
+      },
+      {
+        extends: true,
         // Inside the lab machine, whose processors are slow: see test/lab/README.md.
         test: {
           name: 'lab',

@@ -5,18 +5,19 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=$here/out
 force=no
 suite=bookworm
+arch=amd64
 # Every date in the image. Raise it together with VERSION.
 export SOURCE_DATE_EPOCH=1795500000
 export LC_ALL=C TZ=UTC
 
 usage() {
 	cat <<EOF
-Usage: iso/build.sh [--out DIR] [--force]
+Usage: iso/build.sh [--arch amd64|arm64] [--out DIR] [--force]
 
-Builds the guest image (amd64) into DIR (default: iso/out):
-  tshyve-amd64.iso         bootable image; holds kernel, initrd and root file system
-  tshyve-amd64.iso.sha256  its checksum
-  manifest.json            versions of everything in it
+Builds the guest image (of amd64, if nothing else is said) into DIR (default: iso/out):
+  tshyve-ARCH.iso         bootable image; holds kernel, initrd and root file system
+  tshyve-ARCH.iso.sha256  its checksum
+  manifest.json           versions of everything in it (manifest-arm64.json)
 
 Does nothing when DIR holds an image of the same inputs, unless --force is given.
 TSHYVE_DEBIAN_MIRROR names a Debian mirror other than the default one, e.g. a dated snapshot.
@@ -24,6 +25,7 @@ TSHYVE_DEBIAN_MIRROR names a Debian mirror other than the default one, e.g. a da
 Examples:
   iso/build.sh
   iso/build.sh --out /tmp/image --force
+  iso/build.sh --arch arm64    on any host: emulates what is foreign, without a trace outside its own namespace
 EOF
 }
 while [ $# -gt 0 ]; do
@@ -31,6 +33,13 @@ while [ $# -gt 0 ]; do
 	--out)
 		[ $# -ge 2 ] || { echo "build.sh: --out needs a folder" >&2; exit 2; }
 		out=$2
+		shift
+		;;
+	--arch)
+		case ${2:-} in
+		amd64 | arm64) arch=$2 ;;
+		*) echo "build.sh: --arch needs amd64 or arm64" >&2; exit 2 ;;
+		esac
 		shift
 		;;
 	--force) force=yes ;;
@@ -46,21 +55,33 @@ while [ $# -gt 0 ]; do
 	shift
 done
 
+suffix='' compiler=gcc tools=() packages=("$here/build-packages.txt") foreign=no
+if [ "$arch" = arm64 ]; then
+	suffix=-arm64
+	packages+=("$here/build-packages-arm64.txt")
+	if [ "$(uname -m)" != aarch64 ]; then
+		foreign=yes compiler=aarch64-linux-gnu-gcc
+		tools+=(qemu-aarch64-static unshare)
+	fi
+elif [ "$(uname -m)" != x86_64 ]; then
+	echo "build.sh: the amd64 image can be built only on an amd64 host; this one builds --arch arm64" >&2
+	exit 1
+fi
 missing=()
-for tool in mmdebstrap mksquashfs xorriso grub-mkimage mformat mcopy cpio depmod modprobe gcc sha256sum; do
+for tool in "$compiler" "${tools[@]}" mmdebstrap mksquashfs xorriso grub-mkimage mformat mcopy cpio depmod modprobe sha256sum; do
 	PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null || missing+=("$tool")
 done
 if [ ${#missing[@]} -gt 0 ]; then
 	echo "build.sh: missing tools: ${missing[*]}. Install them with:" >&2
-	echo "  apt-get install --no-install-recommends $(grep -v '^#' "$here/build-packages.txt" | tr '\n' ' ')" >&2
+	echo "  apt-get install --no-install-recommends $(grep -hv '^#' "${packages[@]}" | tr '\n' ' ')" >&2
 	exit 1
 fi
 PATH=$PATH:/usr/sbin:/sbin
 
-inputs=$(cd "$here" && find VERSION build.sh customize.sh spec init overlay -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
+inputs=$(cd "$here" && find VERSION build.sh customize.sh spec init overlay overlay-arm64 -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-if [ "$force" = no ] && [ -s "$out/tshyve-amd64.iso" ] && [ "$(cat "$out/inputs" 2>/dev/null)" = "$inputs" ]; then
+if [ "$force" = no ] && [ -s "$out/tshyve-$arch.iso" ] && [ "$(cat "$out/inputs$suffix" 2>/dev/null)" = "$inputs" ]; then
 	echo "The image in $out is up to date."
 	exit 0
 fi
@@ -74,8 +95,16 @@ phase() {
 	phase_start=$SECONDS
 }
 list() { grep -vE '^[[:space:]]*(#|$)' "$here/spec/$1"; }
+# Builds a static program for the guest.
+compile() {
+	"$compiler" -std=c17 -Os -static -Wall -Wextra -Werror -ffile-prefix-map="$here=." -Wl,--build-id=none -s -o "$2" "$1"
+}
+# What the kernel calls the console of QEMU's machine: a 16550 or a PL011. On Macs tshyve appends console=hvc0.
+command_line() {
+	if [ "$arch" = amd64 ]; then list cmdline; else list cmdline | sed 's/console=ttyS0/console=ttyAMA0/'; fi
+}
 version=$(cat "$here/VERSION")
-echo "Building the guest image $version (about a minute)"
+echo "Building the guest image $version for $arch (about a minute; four when it is foreign)"
 
 phase 'root file system from Debian packages'
 # The hook runs with the new root as $1; what it needs is handed over as files.
@@ -86,12 +115,21 @@ cp "$here/spec/persistent-directories.txt" "$work/hook/overlay/usr/lib/tshyve/"
 sed -i "s/@VERSION@/$version/g" "$work"/hook/overlay/usr/lib/tshyve/os-release.*
 list masked-units.txt >"$work/hook/masked"
 list enabled-units.txt >"$work/hook/enabled"
+if [ "$arch" = arm64 ]; then
+	# A kernel without KEYBOARD_GPIO: the power button of a machine that has no ACPI needs a listener of ours.
+	cp -dR --preserve=mode,timestamps "$here/overlay-arm64/." "$work/hook/overlay/"
+	compile "$here/init/power-key.c" "$work/hook/overlay/usr/lib/tshyve/power-key"
+	echo tshyve-power-key.service >>"$work/hook/enabled"
+fi
+echo "$arch" >"$work/hook/arch"
 list trim.txt >"$work/hook/trim"
 cp "$here/customize.sh" "$work/hook/customize.sh"
 mkdir "$work/hook/out"
 chmod -R go+rX "$work"
 chmod go+rwx "$work/hook/out"
-if ! mmdebstrap --quiet --variant=essential --arch=amd64 \
+debootstrap=(mmdebstrap)
+[ $foreign = no ] || debootstrap=("$here/foreign.sh" mmdebstrap --mode=root)
+if ! "${debootstrap[@]}" --quiet --variant=essential --arch="$arch" \
 	--aptopt='APT::Install-Recommends "false"' \
 	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 	--dpkgopt='path-exclude=/usr/share/locale/*' \
@@ -112,8 +150,7 @@ phase 'initrd'
 initrd=$work/initrd
 mkdir -p "$initrd/modules" "$work/kernel"
 tar -xf "$work/hook/out/modules.tar" -C "$work/kernel"
-gcc -std=c17 -Os -static -Wall -Wextra -Werror -ffile-prefix-map="$here=." -Wl,--build-id=none -s \
-	-o "$initrd/init" "$here/init/init.c"
+compile "$here/init/init.c" "$initrd/init"
 while read -r module; do
 	modprobe -d "$work/kernel" -S "$kernel_version" --show-depends --ignore-install "$module" 2>/dev/null || true
 done < <(list initrd-modules.txt) | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
@@ -144,21 +181,21 @@ mkdir -p "$tree/boot/grub" "$tree/EFI/BOOT"
 cp "$work/hook/out/vmlinuz" "$tree/boot/bzimage"
 mv "$work/initrd.full" "$tree/boot/initrd"
 mv "$work/initrd.small" "$tree/boot/initrd.small"
-list cmdline >"$tree/boot/cmdline"
+command_line >"$tree/boot/cmdline"
 cat >"$tree/boot/grub/grub.cfg" <<EOF
 serial --unit=0 --speed=115200
 terminal_input serial console
 terminal_output serial console
 set timeout=0
 menuentry tshyve {
-	linux /boot/bzimage $(list cmdline)
+	linux /boot/bzimage $(command_line)
 	initrd /boot/initrd
 }
 EOF
 docker_version=$(awk '$1 == "docker.io" { print $2 }' "$work/hook/out/packages")
 {
-	printf '{\n  "version": "%s",\n  "architecture": "amd64",\n  "kernel": "%s",\n  "docker": "%s",\n  "packages": {\n' \
-		"$version" "$kernel_version" "$docker_version"
+	printf '{\n  "version": "%s",\n  "architecture": "%s",\n  "kernel": "%s",\n  "docker": "%s",\n  "packages": {\n' \
+		"$version" "$arch" "$kernel_version" "$docker_version"
 	awk '{ printf "%s    \"%s\": \"%s\"", (NR > 1 ? ",\n" : ""), $1, $2 }' "$work/hook/out/packages"
 	printf '\n  }\n}\n'
 } >"$tree/boot/manifest.json"
@@ -167,34 +204,40 @@ search --no-floppy --set=root --file /boot/bzimage
 set prefix=($root)/boot/grub
 configfile /boot/grub/grub.cfg
 EOF
-modules='iso9660 part_gpt part_msdos search search_fs_file normal linux serial terminal configfile echo'
-# shellcheck disable=SC2086 # a list of words
-grub-mkimage -O i386-pc -c "$work/embedded.cfg" -p /boot/grub -o "$work/core.img" biosdisk $modules
-cat /usr/lib/grub/i386-pc/cdboot.img "$work/core.img" >"$tree/boot/grub/bios.img"
-# shellcheck disable=SC2086
-grub-mkimage -O x86_64-efi -c "$work/embedded.cfg" -p /boot/grub -o "$tree/EFI/BOOT/BOOTX64.EFI" $modules
+modules=(iso9660 part_gpt part_msdos search search_fs_file normal linux serial terminal configfile echo)
+bios=()
+if [ "$arch" = amd64 ]; then
+	loader=BOOTX64.EFI
+	grub-mkimage -O i386-pc -c "$work/embedded.cfg" -p /boot/grub -o "$work/core.img" biosdisk "${modules[@]}"
+	cat /usr/lib/grub/i386-pc/cdboot.img "$work/core.img" >"$tree/boot/grub/bios.img"
+	bios=(-b boot/grub/bios.img -no-emul-boot -boot-load-size 4 -boot-info-table
+		--grub2-mbr /usr/lib/grub/i386-pc/boot_hybrid.img -eltorito-alt-boot)
+	grub-mkimage -O x86_64-efi -c "$work/embedded.cfg" -p /boot/grub -o "$tree/EFI/BOOT/$loader" "${modules[@]}"
+else
+	loader=BOOTAA64.EFI
+	grub-mkimage -d "$work/hook/out/grub" -O arm64-efi -c "$work/embedded.cfg" -p /boot/grub \
+		-o "$tree/EFI/BOOT/$loader" "${modules[@]}"
+fi
 truncate -s 4M "$work/efi.img"
-touch -d "@$SOURCE_DATE_EPOCH" "$tree/EFI/BOOT/BOOTX64.EFI"
+touch -d "@$SOURCE_DATE_EPOCH" "$tree/EFI/BOOT/$loader"
 mformat -i "$work/efi.img" -N 74736879 -v TSHYVE -h 64 -t 128 -s 1 ::
 mmd -i "$work/efi.img" ::/EFI ::/EFI/BOOT
-mcopy -m -i "$work/efi.img" "$tree/EFI/BOOT/BOOTX64.EFI" ::/EFI/BOOT/
+mcopy -m -i "$work/efi.img" "$tree/EFI/BOOT/$loader" ::/EFI/BOOT/
 cp "$work/efi.img" "$tree/boot/grub/efi.img"
 find "$tree" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +
 stamp=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M%S00)
 xorriso -as mkisofs -quiet -R -J -V "b2d-v$version" --modification-date="$stamp" \
 	--set_all_file_dates "$stamp" -uid 0 -gid 0 \
-	-b boot/grub/bios.img -no-emul-boot -boot-load-size 4 -boot-info-table \
-	--grub2-mbr /usr/lib/grub/i386-pc/boot_hybrid.img \
-	-eltorito-alt-boot -e boot/grub/efi.img -no-emul-boot \
-	-o "$work/tshyve-amd64.iso" "$tree" 2>"$work/xorriso.log" || { cat "$work/xorriso.log" >&2; exit 1; }
+	"${bios[@]}" -e boot/grub/efi.img -no-emul-boot \
+	-o "$work/tshyve-$arch.iso" "$tree" 2>"$work/xorriso.log" || { cat "$work/xorriso.log" >&2; exit 1; }
 
 phase 'checksum'
-sum=$(sha256sum "$work/tshyve-amd64.iso" | cut -d' ' -f1)
-rm -f "$out/inputs"
-cp "$tree/boot/manifest.json" "$out/manifest.json"
-printf '%s  tshyve-amd64.iso\n' "$sum" >"$out/tshyve-amd64.iso.sha256"
-cp "$work/tshyve-amd64.iso" "$out/.tshyve-amd64.iso.new"
-mv "$out/.tshyve-amd64.iso.new" "$out/tshyve-amd64.iso"
-echo "$inputs" >"$out/inputs"
+sum=$(sha256sum "$work/tshyve-$arch.iso" | cut -d' ' -f1)
+rm -f "$out/inputs$suffix"
+cp "$tree/boot/manifest.json" "$out/manifest$suffix.json"
+printf '%s  %s\n' "$sum" "tshyve-$arch.iso" >"$out/tshyve-$arch.iso.sha256"
+cp "$work/tshyve-$arch.iso" "$out/.tshyve-$arch.iso.new"
+mv "$out/.tshyve-$arch.iso.new" "$out/tshyve-$arch.iso"
+echo "$inputs" >"$out/inputs$suffix"
 phase
-echo "Done in $SECONDS s: $out/tshyve-amd64.iso ($(($(stat -c %s "$out/tshyve-amd64.iso") / 1000000)) MB, kernel $kernel_version, docker $docker_version)"
+echo "Done in $SECONDS s: $out/tshyve-$arch.iso ($(($(stat -c %s "$out/tshyve-$arch.iso") / 1000000)) MB, kernel $kernel_version, docker $docker_version)"

@@ -3,12 +3,13 @@
 set -eu
 root=$1
 hook=$2
+arch=$(cat "$hook/arch")
 list() { cat "$hook/$1"; }
 
 # The kernel is unpacked, not installed: its maintainer scripts would want an initramfs and a boot loader.
 # apt is not in the guest; mmdebstrap lends the host's, configured for the new root.
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
-package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
+package=$(apt-cache depends "linux-image-cloud-$arch" | sed -n 's/.*Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
 (cd "$root/tmp" && apt-get -qq -o APT::Sandbox::User=root download "$package")
 mkdir -p "$root/tmp/kernel"
 chroot "$root" sh -c 'dpkg-deb -x /tmp/linux-image-*.deb /tmp/kernel && rm /tmp/linux-image-*.deb'
@@ -17,12 +18,21 @@ mkdir -p "$root/usr/lib/modules"
 mv "$root/tmp/kernel/lib/modules/$version" "$root/usr/lib/modules/$version"
 chroot "$root" depmod "$version"
 cp "$root/tmp/kernel/boot/vmlinuz-$version" "$hook/out/vmlinuz"
+if [ "$arch" = arm64 ]; then
+	# Virtualization.framework waits for ever on a kernel that is not a plain Image ("ARMd" at 0x38, arm64/booting.rst).
+	[ "$(tail -c +57 "$hook/out/vmlinuz" | head -c 4)" = ARMd ] || { echo "customize.sh: the kernel is no Image" >&2; exit 1; }
+	# The host has GRUB's tools, but not its modules for this architecture.
+	(cd "$root/tmp" && apt-get -qq -o APT::Sandbox::User=root download grub-efi-arm64-bin)
+	chroot "$root" sh -c 'dpkg-deb -x /tmp/grub-efi-*.deb /tmp/grub && rm /tmp/grub-efi-*.deb'
+	mv "$root/tmp/grub/usr/lib/grub/arm64-efi" "$hook/out/grub"
+	rm -rf "$root/tmp/grub"
+fi
 tar -C "$root/usr" --sort=name -cf "$hook/out/modules.tar" "lib/modules/$version"
 rm -rf "$root/tmp/kernel"
 echo "$version" >"$hook/out/kernel-version"
 # shellcheck disable=SC2016 # the braces are dpkg-query's
 chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort >"$hook/out/packages"
-echo "linux-image-cloud-amd64 $version" >>"$hook/out/packages"
+echo "linux-image-cloud-$arch $version" >>"$hook/out/packages"
 
 # Under unshare, cp -a would give the files of the overlay a foreign owner.
 cp -dR --preserve=mode,timestamps "$hook/overlay/." "$root/"

@@ -8,16 +8,18 @@ tier=full
 case ${1:-} in
 -h | --help)
 	cat <<'EOF'
-Usage: scripts/test.sh [--fast | --lab]
+Usage: scripts/test.sh [--fast | --lab | --arm64]
 
 Installs what the tests need (with apt, as root or through sudo) and runs all of them: checks, unit tests, the real
 docker-machine client, real machines. --fast leaves out what boots machines and sanitizers (about three minutes). --lab
-adds the tests in the lab (see test/lab/README.md): stock kernels and real machines on the native core.
+adds the tests in the lab (see test/lab/README.md): stock kernels and real machines on the native core. --arm64 builds
+the arm64 guest image and boots it in emulation, and does nothing else (six minutes).
 EOF
 	exit 0
 	;;
 --fast) tier=fast ;;
 --lab) tier=lab ;;
+--arm64) tier=arm64 ;;
 ?*) fail "Unknown option $1; see scripts/test.sh --help" ;;
 esac
 trap 'exit 130' INT TERM
@@ -32,6 +34,9 @@ packages+=(dnsmasq-base nftables iproute2 busybox passt slirp4netns systemd)
 packages+=(make e2fsprogs)
 # Guests of the other architecture.
 packages+=(qemu-system-arm)
+if [ "$tier" = arm64 ]; then
+	mapfile -t -O ${#packages[@]} packages < <(grep -v '^#' iso/build-packages-arm64.txt)
+fi
 need_packages "${packages[@]}"
 if ! command -v go >/dev/null; then need_packages golang-go; fi
 build_package
@@ -55,22 +60,27 @@ vitest() {
 	npx --no-install vitest run --project "$1" --reporter=default --reporter=json --outputFile.json="$reports/$1.json"
 }
 
-step 'type check' npm run --silent typecheck
-step 'lint' npm run --silent lint
-step 'format' npm run --silent format:check
-step 'generated code is fresh' node scripts/generate-proto.mjs --check
-step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh test/bench/*.sh test/lab/*.sh test/lab/machine/*.sh \
-	native/test/apple/*.sh
-step 'unit tests' vitest unit
-native=()
-[ "$tier" != fast ] || native=(--fast)
-step 'native core' scripts/test-native.sh "${native[@]}" --report "$reports/native.json"
-if [ "$tier" != fast ]; then
-	step 'guest image' iso/build.sh
-	step 'image is reproducible' iso/check-reproducible.sh
-	step 'Go clients' test/conformance/build.sh
-	step 'gob with a Go peer' vitest conformance
-	step 'end-to-end tests' vitest e2e
+if [ "$tier" = arm64 ]; then
+	step 'arm64 guest image' iso/build.sh --arch arm64
+	step 'arm64 guest' vitest arm64
+else
+	step 'type check' npm run --silent typecheck
+	step 'lint' npm run --silent lint
+	step 'format' npm run --silent format:check
+	step 'generated code is fresh' node scripts/generate-proto.mjs --check
+	step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh test/bench/*.sh test/lab/*.sh test/lab/machine/*.sh \
+		native/test/apple/*.sh
+	step 'unit tests' vitest unit
+	native=()
+	[ "$tier" != fast ] || native=(--fast)
+	step 'native core' scripts/test-native.sh "${native[@]}" --report "$reports/native.json"
+	if [ "$tier" != fast ]; then
+		step 'guest image' iso/build.sh
+		step 'image is reproducible' iso/check-reproducible.sh
+		step 'Go clients' test/conformance/build.sh
+		step 'gob with a Go peer' vitest conformance
+		step 'end-to-end tests' vitest e2e
+	fi
 fi
 if [ "$tier" = lab ]; then
 	step 'lab machine' test/lab/build.sh
