@@ -23,6 +23,11 @@ export interface Context {
   readonly operation: Operation;
 }
 
+/** Makes commander's action of a sub-command: gives it the context and reports its errors. */
+export type Action = (
+  run: (context: Context, ...args: never[]) => Promise<void>,
+) => (...args: unknown[]) => Promise<void>;
+
 /** Opens the store and makes Ctrl-C end the running operation cleanly; a second one ends the process. */
 export function makeContext(options: { storagePath?: string | undefined; debug?: boolean | undefined }): Context {
   const abort = new AbortController();

@@ -1,10 +1,8 @@
 import type { Command } from 'commander';
 
-import type { Context } from './context.js';
+import type { Action } from './context.js';
 import { printMinikubeArgs } from './minikube-args.js';
 import { type MinikubeStartOptions, startMinikube } from './minikube-start.js';
-
-type Action = (run: (context: Context, ...args: never[]) => Promise<void>) => (...args: unknown[]) => Promise<void>;
 
 /** `tshyve minikube …`: machines for a minikube. */
 export function addMinikubeCommands(program: Command, action: Action): void {

@@ -25,15 +25,13 @@ import {
   unitName,
 } from '../network/index.js';
 import { type UserNetworkReport, listUserNetworks } from '../user-network/index.js';
-import type { Context } from './context.js';
+import type { Action, Context } from './context.js';
 import { table } from './list.js';
 
 const UP_TIMEOUT_MS = 30_000;
 /** What the keeper writes once the network is up; anything else on its standard output is why it is not. */
 const READY = 'ready';
 const ALREADY_UP = 'up already';
-
-type Action = (run: (context: Context, ...args: never[]) => Promise<void>) => (...args: unknown[]) => Promise<void>;
 
 /** `tshyve network …`: shared networks, on which machines reach each other and the host reaches them. */
 export function addNetworkCommands(program: Command, action: Action): void {

@@ -3,10 +3,8 @@ import type { Command } from 'commander';
 import { TshyveError } from '../base/index.js';
 import { type HostPort, type Protocol, protocols } from '../hypervisor/index.js';
 import type { AddedPort } from '../machine/index.js';
-import type { Context } from './context.js';
+import type { Action, Context } from './context.js';
 import { table } from './list.js';
-
-type Action = (run: (context: Context, ...args: never[]) => Promise<void>) => (...args: unknown[]) => Promise<void>;
 
 /** `tshyve port …`: ports of a machine's loopback address that lead into it. */
 export function addPortCommands(program: Command, action: Action): void {

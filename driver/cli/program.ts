@@ -3,7 +3,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { TshyveError, messageOf } from '../base/index.js';
 import { type CreateFlag, type FlagValue, TshyveDriver } from '../machine/index.js';
 import { completionScript } from './completion.js';
-import { type Context, fail, makeContext } from './context.js';
+import { type Action, type Context, fail, makeContext } from './context.js';
 import { create, parseFlag, provision } from './create.js';
 import { doctor } from './doctor.js';
 import { callNames, driverCall } from './driver-call.js';
@@ -169,8 +169,6 @@ function parseLines(text: string): number {
   if (!/^\d{1,6}$/.test(text)) throw new InvalidArgumentError('Give a whole number.');
   return Number(text);
 }
-
-type Action = (run: (context: Context, ...args: never[]) => Promise<void>) => (...args: unknown[]) => Promise<void>;
 
 /** `create` has the driver's own flags, also under their short names (`--cpus` for `--tshyve-cpus`). */
 function addCreate(program: Command, action: Action): void {
