@@ -6,12 +6,12 @@ import type { Permitted } from './accounts.js';
 import {
   type NetworkDefinition,
   bridgeName,
+  networkIsDown,
   checkNetworkName,
   gateway,
   networkNames,
   networkPlace,
   readDefinition,
-  upCommand,
   writeDefinition,
 } from './definition.js';
 import { isUp, keeperPid } from './liveness.js';
@@ -54,7 +54,7 @@ export async function requireUp(name: string): Promise<void> {
     throw new TshyveError('precondition', 'Shared networks of this version need Linux. Use --tshyve-network user.');
   }
   if (await isUp(checkNetworkName(name))) return;
-  throw new TshyveError('precondition', `The network "${name}" is not up: run "${upCommand(name)}".`);
+  throw networkIsDown(name);
 }
 
 export async function listNetworks(): Promise<NetworkReport[]> {

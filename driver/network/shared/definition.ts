@@ -87,9 +87,10 @@ export function networkPlace(name: string): NetworkPlace {
   };
 }
 
-/** The command that brings a network up. */
-export function upCommand(name: string): string {
-  return networkPlace(name).rootless ? `tshyve network up ${name}` : `sudo tshyve network up ${name}`;
+/** Says that a network is not up, and the command that brings it up. */
+export function networkIsDown(name: string): TshyveError {
+  const command = `${networkPlace(name).rootless ? '' : 'sudo '}tshyve network up ${name}`;
+  return new TshyveError('precondition', `The network "${name}" is not up: run "${command}".`);
 }
 
 /** Name of the bridge: short names stand for themselves, long ones get a hash. */

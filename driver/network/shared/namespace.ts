@@ -4,7 +4,7 @@ import { readFile, rm } from 'node:fs/promises';
 import * as v from 'valibot';
 
 import { TshyveError, messageOf, readTextIfPresent, sleep, within, writeFileAtomic } from '../../base/index.js';
-import { type NetworkPlace, networkPlace } from './definition.js';
+import { type NetworkPlace, networkIsDown, networkPlace } from './definition.js';
 import { commandEnvironment } from './host.js';
 import { Scope, isOwnNamespace, ownScope, startTime } from './scope.js';
 
@@ -68,7 +68,7 @@ export async function namespaceToEnter(network: string): Promise<number | undefi
   if (!place.rootless) return undefined;
   const pid = await livingHolder(place);
   if (pid === undefined) {
-    throw new TshyveError('precondition', `The network "${network}" is not up: run "tshyve network up ${network}".`);
+    throw networkIsDown(network);
   }
   return (await isOwnNamespace(pid)) ? undefined : pid;
 }

@@ -1,7 +1,7 @@
 import { connect } from 'node:net';
 
 import { TshyveError, codeOf, within } from '../../base/index.js';
-import { networkPlace } from './definition.js';
+import { networkIsDown, networkPlace } from './definition.js';
 import { MAX_LINE_BYTES, type Principal, type TapPetition, accessSocket, parseAnswer } from './tap-requests.js';
 
 const TIMEOUT_MS = 20_000;
@@ -57,12 +57,7 @@ async function exchange(path: string, petition: TapPetition, network: string): P
       const code = codeOf(error);
       if (code === 'ENOENT' || code === 'EACCES' || code === 'EPERM') resolve(undefined);
       else if (code === 'ECONNREFUSED') {
-        reject(
-          new TshyveError(
-            'precondition',
-            `The network "${network}" is not up: run "sudo tshyve network up ${network}".`,
-          ),
-        );
+        reject(networkIsDown(network));
       } else reject(error);
     });
     socket.end(`${JSON.stringify(petition)}\n`);

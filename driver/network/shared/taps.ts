@@ -3,7 +3,7 @@ import { access, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { TshyveError, writeFileAtomic } from '../../base/index.js';
-import { type NetworkPlace, bridgeName, networkPlace, readDefinition, tapName, upCommand } from './definition.js';
+import { type NetworkPlace, bridgeName, networkIsDown, networkPlace, readDefinition, tapName } from './definition.js';
 import { hostLine } from './dnsmasq-config.js';
 import { ownScope } from './scope.js';
 import { scopeOf } from './namespace.js';
@@ -27,7 +27,7 @@ export interface TapRequest {
 export async function attachTap(request: TapRequest): Promise<string> {
   const { network, mac, machineName } = request;
   if ((await readDefinition(network)) === undefined || !ownScope.interfaceExists(bridgeName(network))) {
-    throw new TshyveError('precondition', `The network "${network}" is not up: run "${upCommand(network)}".`);
+    throw networkIsDown(network);
   }
   // Root of the namespace may only open what its user may.
   if (networkPlace(network).rootless) await requireTun();
