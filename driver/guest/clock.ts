@@ -1,3 +1,4 @@
+import { type Log, messageOf } from '../base/index.js';
 import type { GuestSession } from './ssh-session.js';
 
 /** The guest's first milestone; its argument is the guest's clock in seconds since the epoch. See iso/README.md. */
@@ -14,7 +15,7 @@ const TIMEOUT_MS = 20_000;
  * @returns by how many seconds the guest was ahead (negative: behind), 0 when nothing had to be done
  * @throws TshyveError `guest`, `timeout` when the guest refuses
  */
-export async function setGuestClock(session: GuestSession): Promise<number> {
+async function setGuestClock(session: GuestSession): Promise<number> {
   const now = String(Math.round(Date.now() / 1000));
   const tolerance = String(TOLERANCE_SECONDS);
   const script = [
@@ -26,6 +27,18 @@ export async function setGuestClock(session: GuestSession): Promise<number> {
   ].join('\n');
   const said = await session.check(script, { timeoutMs: TIMEOUT_MS });
   return /^-?\d+$/.test(said.trim()) ? Number(said.trim()) : 0;
+}
+
+/** Sets the guest's clock and says so. One that cannot be set is no reason to keep a running machine from its user. */
+export async function mendGuestClock(session: GuestSession, log: Log): Promise<void> {
+  try {
+    const skew = await setGuestClock(session);
+    if (skew !== 0) {
+      log.info(`The guest's clock was ${String(Math.abs(skew))} s ${skew < 0 ? 'behind' : 'ahead'} and has been set`);
+    }
+  } catch (error) {
+    log.info(`The guest's clock was not checked: ${messageOf(error)}`);
+  }
 }
 
 /**

@@ -4,7 +4,7 @@ export {
   ensureClientCertificates,
   issueServerCertificate,
 } from './certificates.js';
-export { bootedOnTime, setGuestClock } from './clock.js';
+export { bootedOnTime, mendGuestClock } from './clock.js';
 export { type KeyPair, createKeyPair } from './key-pair.js';
 export { type PublishedPort, watchPublishedPorts } from './published-ports.js';
 export { provisionDocker, waitForDocker } from './provision.js';

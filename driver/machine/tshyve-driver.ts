@@ -18,9 +18,9 @@ import {
   type GuestSession,
   bootedOnTime,
   contactGuest,
+  mendGuestClock,
   createKeyPair,
   diskSeed,
-  setGuestClock,
 } from '../guest/index.js';
 import {
   ADDED,
@@ -474,7 +474,7 @@ export class TshyveDriver implements Driver {
     log.info('Waiting for SSH');
     const session = await this.#awaitGuest(supervisor, operation, fresh);
     const booted = fresh ? await quickStatus(this.#reference) : undefined;
-    if (booted === undefined || !bootedOnTime(booted)) await this.#setClock(session, log);
+    if (booted === undefined || !bootedOnTime(booted)) await mendGuestClock(session, log);
     session.close();
     const { hostAddress, hostPort } = await this.#forward('ssh');
     this.#config.IPAddress = hostAddress;
@@ -526,18 +526,6 @@ export class TshyveDriver implements Driver {
     const ownsOne = choice.mode === 'user' || (choice.mode === 'shared' && networkPlace(choice.network).rootless);
     if (record.hostAddress !== undefined || !ownsOne) return record;
     return { ...record, hostAddress: await claimAddress(this.#layout.directory) };
-  }
-
-  /** A clock that cannot be set is no reason to keep a running machine from its user. */
-  async #setClock(session: GuestSession, log: Operation['log']): Promise<void> {
-    try {
-      const skew = await setGuestClock(session);
-      if (skew !== 0) {
-        log.info(`The guest's clock was ${String(Math.abs(skew))} s ${skew < 0 ? 'behind' : 'ahead'} and has been set`);
-      }
-    } catch (error) {
-      log.info(`The guest's clock was not checked: ${messageOf(error)}`);
-    }
   }
 
   /** Reaches the guest over SSH; a machine that dies on the way ends the wait at once. */
@@ -674,7 +662,10 @@ export class TshyveDriver implements Driver {
     return { ...request, hypervisor: saved.hypervisor, spec: { ...spec, network }, resume: true };
   }
 
-  /** Lets the supervisor set the guest's clock, and forward what the guest publishes, where the machine is reached through ports of the host. */
+  /**
+   * Lets the supervisor set the guest's clock, and forward what the guest publishes, where the machine is reached through
+   * ports of the host.
+   */
   async #logins({ network }: VmSpec): Promise<Pick<LaunchRequest, 'publish' | 'login'>> {
     const { hostKey } = await this.#requireMachine();
     const account = { username: this.#config.SSHUser, privateKeyFile: this.getSSHKeyPath() };

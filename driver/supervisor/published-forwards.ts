@@ -1,24 +1,16 @@
-import { readFile } from 'node:fs/promises';
-
-import { type Log, TshyveError, messageOf, sleep } from '../base/index.js';
-import { type GuestSession, type PublishedPort, contactGuest, watchPublishedPorts } from '../guest/index.js';
-import { type HostPort, PUBLISHED, type PortForward, type PortForwardSpec } from '../hypervisor/index.js';
-import type { GuestLogin } from './types.js';
+import { type Log, messageOf, sleep } from '../base/index.js';
+import { type PublishedPort, watchPublishedPorts } from '../guest/index.js';
+import { type HostPort, PUBLISHED, type PortForwardSpec } from '../hypervisor/index.js';
+import { type GuestWay, contactOwnGuest } from './guest-contact.js';
 
 /** A guest whose Docker has just started has much to do, and most of it is waited for. */
 const SETTLE_MS = 2_000;
 const FIRST_RETRY_MS = 1_000;
 const LAST_RETRY_MS = 60_000;
-const CONTACT_TIMEOUT_MS = 60_000;
 /** The guest decides how many ports it publishes. */
 const MAX_PORTS = 256;
 
-export interface PublishedForwardsOptions {
-  readonly login: GuestLogin;
-  /** In force now; the one called `ssh` leads to the guest's sshd. */
-  readonly forwards: () => readonly PortForward[];
-  /** Where this process reaches what a forward leads to; undefined: nowhere yet. */
-  readonly reach: (forward: PortForward) => PortForward | undefined;
+export interface PublishedForwardsOptions extends GuestWay {
   readonly add: (spec: PortForwardSpec) => Promise<unknown>;
   readonly remove: (port: HostPort) => Promise<void>;
   readonly log: Log;
@@ -59,7 +51,7 @@ export class PublishedForwards {
       let ran = true;
       this.#lookAgain = false;
       try {
-        const session = await this.#contact();
+        const session = await contactOwnGuest(this.#options, signal);
         const begun = performance.now();
         try {
           ran = await watchPublishedPorts(session, (ports) => this.#apply(ports), signal);
@@ -90,21 +82,6 @@ export class PublishedForwards {
   async #rest(ms: number): Promise<boolean> {
     await sleep(ms, this.#over.signal).catch(() => undefined);
     return !this.#over.signal.aborted;
-  }
-
-  async #contact(): Promise<GuestSession> {
-    const { login, forwards, reach } = this.#options;
-    const forward = forwards().find(({ name }) => name === 'ssh');
-    const ssh = forward === undefined ? undefined : reach(forward);
-    if (ssh === undefined) throw new TshyveError('not-running', 'The machine has no SSH port yet.');
-    const address = {
-      host: ssh.hostAddress,
-      port: ssh.hostPort,
-      username: login.username,
-      privateKey: await readFile(login.privateKeyFile, 'utf8'),
-      hostKey: login.hostKey,
-    };
-    return contactGuest(address, { timeoutMs: CONTACT_TIMEOUT_MS, signal: this.#over.signal });
   }
 
   /** Makes the forwards what the guest publishes. */

@@ -14,12 +14,13 @@ import {
 } from '../hypervisor/index.js';
 import { type Attachment, attach } from './attachment.js';
 import { ConsoleEvents } from './console-events.js';
+import type { GuestWay } from './guest-contact.js';
 import type { SupervisorPlace } from './place.js';
 import type { PublishedForwards } from './published-forwards.js';
 import { RotatingLog } from './rotating-log.js';
 import { discardSavedState, returnSavedState, savedFolder, useSavedState, writeSavedState } from './saved-state.js';
 import { watchForWake } from './wake-watch.js';
-import type { LaunchRequest, MachineEvent, SupervisorState, SupervisorStatus } from './types.js';
+import type { GuestLogin, LaunchRequest, MachineEvent, SupervisorState, SupervisorStatus } from './types.js';
 
 /** A press that comes before the guest listens is lost, so it is repeated. */
 const POWER_BUTTON_INTERVAL_MS = 3_000;
@@ -307,14 +308,20 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     const { PublishedForwards } = await import('./published-forwards.js');
     if (this.#exit !== undefined) return;
     this.#published ??= new PublishedForwards({
-      login,
-      forwards: () => this.#forwards(),
-      reach: (forward) => (this.#attachment?.reach ?? same)(forward),
+      ...this.#way(login),
       add: (spec) => this.addForward(spec),
       remove: (port) => this.removeForward(port),
       log: { info: this.#log, debug: this.#log },
     });
     this.#published.dockerRuns();
+  }
+
+  #way(login: GuestLogin): GuestWay {
+    return {
+      login,
+      forwards: () => this.#forwards(),
+      reach: (forward) => (this.#attachment?.reach ?? same)(forward),
+    };
   }
 
   /** The guest's clock stood still meanwhile, and its address may lead elsewhere now. */
@@ -325,7 +332,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     try {
       // Loaded late: it takes SSH.
       const { mendAfterWake } = await import('./after-wake.js');
-      await mendAfterWake(login, this.#forwards(), { info: this.#log, debug: this.#log }, this.#over.signal);
+      await mendAfterWake(this.#way(login), { info: this.#log, debug: this.#log }, this.#over.signal);
     } catch (error) {
       if (!this.#over.signal.aborted) this.#log(`After the host has slept: ${messageOf(error)}`);
     }
