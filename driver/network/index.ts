@@ -7,6 +7,7 @@ export {
   type Lease,
   type LeaseFile,
   type Neighbour,
+  belongsTo,
   discoverAddress,
   parseDnsmasqLeases,
   readBaseline,

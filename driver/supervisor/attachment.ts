@@ -34,6 +34,8 @@ export interface Attachment {
   readonly reach?: (forward: PortForward) => PortForward | undefined;
   /** Tells each address the machine gets, and what is wrong with its network (nothing: all is well), until `detach`. */
   watch(onAddress: (address: string) => void, onProblem: (problem: string) => void): void;
+  /** The machine's address is no longer to be relied on: it is verified, and another one looked for everywhere. */
+  hostHasSlept?(): void;
   /** Takes the interface away; never rejects. */
   detach(): Promise<void>;
 }

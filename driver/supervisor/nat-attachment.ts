@@ -5,6 +5,7 @@ import {
   type Contact,
   type LeaseFile,
   type Neighbour,
+  belongsTo,
   bootpdLeases,
   bridges,
   contact,
@@ -38,14 +39,18 @@ const thisMac: NatSources = {
 
 /**
  * Learns the address of a machine on macOS' own NAT: from bootpd's leases, else from the neighbour table, and only one
- * where the machine answers. It goes on looking as long as the machine runs: after a sleep of the Mac, or when the network
- * is renumbered, the guest may be given another one.
+ * where the machine answers. It goes on looking as long as the machine runs, for leases given since: the network may be
+ * renumbered. After a sleep of the Mac no address is taken for granted: all sources are asked anew, and contact decides.
  */
 export async function attachNat(network: NatNetworkSpec, log: Log, sources: NatSources = thisMac): Promise<Attachment> {
   const files = [sources.leases];
   const port = network.services.find(({ name }) => name === 'ssh')?.guestPort ?? 22;
   const over = new AbortController();
   const refusals = new Set<string>();
+  let known = network.address;
+  /** Whether somebody has answered at the known address since the Mac woke. */
+  let doubtful = false;
+  let round = new AbortController();
   let problem: (text: string) => void = () => undefined;
   const confirm = async (address: string, signal: AbortSignal) => {
     const result = await sources.contact(address, port, signal);
@@ -59,14 +64,17 @@ export async function attachNat(network: NatNetworkSpec, log: Log, sources: NatS
   };
   const further = async (signal: AbortSignal) => {
     const entries = (await sources.neighbours(signal)) ?? [];
-    return entries.filter(({ mac }) => mac === network.mac).map(({ address }) => address);
+    const neighbours = entries.filter(({ mac }) => mac === network.mac).map(({ address }) => address);
+    // The lease of a guest that slept on may be over, or was never in the file.
+    return known === undefined || (await isAnothers(known, files, network.mac)) ? neighbours : [known, ...neighbours];
   };
   // Whatever is in there is of an earlier boot, or of another machine.
   let before = await readBaseline(files);
   const look = async (onAddress: (address: string) => void) => {
-    let known = network.address;
     if (known !== undefined) onAddress(known);
     while (!over.signal.aborted) {
+      round = new AbortController();
+      const signal = AbortSignal.any([over.signal, round.signal]);
       try {
         const address = await discoverAddress({
           mac: network.mac,
@@ -77,10 +85,13 @@ export async function attachNat(network: NatNetworkSpec, log: Log, sources: NatS
           further,
           retryMs: RETRY_MS,
           timeoutMs: LOOK_MS,
-          signal: over.signal,
-          ...(known === undefined ? {} : { except: known }),
+          signal,
+          ...(known === undefined || doubtful ? {} : { except: known }),
         });
-        onAddress(address);
+        // Woken again just now.
+        if (signal.aborted) continue;
+        doubtful = false;
+        if (address !== known) onAddress(address);
         known = address;
         before = await readBaseline(files);
       } catch (error) {
@@ -95,11 +106,26 @@ export async function attachNat(network: NatNetworkSpec, log: Log, sources: NatS
       problem = onProblem;
       void look(onAddress);
     },
+    hostHasSlept: () => {
+      doubtful = true;
+      round.abort();
+      if (known !== undefined && !isOnBridge(known, sources.bridges())) problem(renumbered(known));
+    },
     detach: () => {
       over.abort();
       return Promise.resolve();
     },
   };
+}
+
+async function isAnothers(address: string, files: readonly LeaseFile[], mac: string): Promise<boolean> {
+  const leases = await readBaseline(files);
+  const now = Date.now();
+  return leases.some((lease) => lease.address === address && lease.expiresAt > now && !belongsTo(lease, mac));
+}
+
+function renumbered(address: string): string {
+  return `macOS has renumbered its network, so that nothing leads to ${address} any more: if the machine gets no other address soon, restart it.`;
 }
 
 /** Also while a guest boots, for some seconds; for longer it has this cause. */

@@ -26,7 +26,18 @@ import type { GuestLogin, LaunchRequest, MachineEvent, SupervisorState, Supervis
 const POWER_BUTTON_INTERVAL_MS = 3_000;
 /** A guest can print milestones without end; a boot has about ten. What goes beyond is passed over. */
 const MAX_EVENTS = 64;
+/** After a sleep, an attempt to reach the guest lasts a minute; the next follows after another. */
+const MEND_PAUSE_MS = 60_000;
 const MAX_GUEST_EVENTS_PER_MINUTE = 120;
+
+/** What a supervisor gets from its host; a test has another host. */
+export interface SupervisorHost {
+  readonly selectHypervisor: typeof selectHypervisor;
+  readonly attach: typeof attach;
+  readonly watchForWake: (onWake: () => void) => () => void;
+}
+
+const thisHost: SupervisorHost = { selectHypervisor, attach, watchForWake };
 
 /**
  * Owns one running virtual machine: its state, its console, its events, its end. Emits `event` for each new event and
@@ -36,6 +47,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   readonly #request: LaunchRequest;
   readonly #place: SupervisorPlace;
   readonly #log: (line: string) => void;
+  readonly #host: SupervisorHost;
   readonly #console: RotatingLog;
   readonly #launchedAt = performance.now();
   readonly #startedAtMs = Date.now();
@@ -53,13 +65,16 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   #problem = '';
   #published: PublishedForwards | undefined;
   readonly #over = new AbortController();
+  /** Ends the attempt to reach the guest after a sleep of the host; undefined: the guest has been reached since. */
+  #mending: AbortController | undefined;
   #guestEvents = { since: 0, count: 0 };
   #writing: Promise<void> = Promise.resolve();
   #writeWanted = false;
 
-  constructor(request: LaunchRequest, place: SupervisorPlace, log: (line: string) => void) {
+  constructor(request: LaunchRequest, place: SupervisorPlace, log: (line: string) => void, host = thisHost) {
     super();
     this.setMaxListeners(0);
+    this.#host = host;
     this.#request = request;
     this.#place = place;
     this.#log = log;
@@ -105,8 +120,8 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     });
     const log = { info: this.#log, debug: this.#log };
     const { spec } = this.#request;
-    this.#hypervisor = await selectHypervisor(this.#request.hypervisor);
-    this.#attachment = await attach(spec.network, spec.name, log);
+    this.#hypervisor = await this.#host.selectHypervisor(this.#request.hypervisor);
+    this.#attachment = await this.#host.attach(spec.network, spec.name, log);
     const launch = this.#hypervisor.launch(spec, {
       runDirectory: this.#place.runDirectory,
       log,
@@ -147,7 +162,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     }
     await discardSavedState(this.#place.machineDirectory);
     await this.publish();
-    const endWatch = watchForWake(() => void this.#hostHasSlept());
+    const endWatch = this.#host.watchForWake(() => void this.#hostHasSlept());
     this.#over.signal.addEventListener('abort', endWatch);
     void vm.exited.then((exit) => this.#ended(exit));
   }
@@ -297,6 +312,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     // Who hears of it looks into the status file next.
     void this.publish().then(() => {
       this.#record('lease', address);
+      if (this.#mending !== undefined) void this.#mendAfterWake();
     });
   }
 
@@ -326,15 +342,34 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
 
   /** The guest's clock stood still meanwhile, and its address may lead elsewhere now. */
   async #hostHasSlept(): Promise<void> {
-    const { login } = this.#request;
     this.#log('The host has slept, or its clock was set.');
+    this.#attachment?.hostHasSlept?.();
+    await this.#mendAfterWake();
+  }
+
+  /** Where the guest is not reached, this comes again with its next address. */
+  async #mendAfterWake(): Promise<void> {
+    const { login } = this.#request;
+    this.#mending?.abort();
     if (login === undefined || this.#state !== 'running') return;
+    const attempt = new AbortController();
+    this.#mending = attempt;
+    const signal = AbortSignal.any([this.#over.signal, attempt.signal]);
     try {
       // Loaded late: it takes SSH.
       const { mendAfterWake } = await import('./after-wake.js');
-      await mendAfterWake(this.#way(login), { info: this.#log, debug: this.#log }, this.#over.signal);
+      await mendAfterWake(this.#way(login), { info: this.#log, debug: this.#log }, signal);
+      if (this.#mending !== attempt) return;
+      this.#mending = undefined;
+      if (this.#problem !== '') this.#setProblem('');
     } catch (error) {
-      if (!this.#over.signal.aborted) this.#log(`After the host has slept: ${messageOf(error)}`);
+      if (signal.aborted) return;
+      this.#log(`After the host has slept: ${messageOf(error)}`);
+      // Its first address is still to come.
+      if (TshyveError.is(error, 'not-running')) return;
+      this.#setProblem(`Not reached since the host has slept: ${messageOf(error)} If that lasts, restart the machine.`);
+      const again = () => void this.#mendAfterWake();
+      void sleep(MEND_PAUSE_MS, signal).then(again, () => undefined);
     }
   }
 
