@@ -42,9 +42,7 @@ if ! command -v go >/dev/null; then need_packages golang-go; fi
 build_package
 
 results=()
-passed=0
 failed=0
-skipped=0
 # Runs one step, keeps going when it fails.
 step() {
 	local label=$1 start=$SECONDS outcome=ok
@@ -87,17 +85,12 @@ if [ "$tier" = lab ]; then
 	step 'tests in the lab' test/lab/test.sh --reports "$reports"
 fi
 
-read -r p f s < <(node -e '
-	const { readdirSync, readFileSync } = require("node:fs");
-	let p = 0, f = 0, s = 0;
-	for (const file of readdirSync(process.argv[1])) {
-		const report = JSON.parse(readFileSync(process.argv[1] + "/" + file, "utf8"));
-		p += report.numPassedTests; f += report.numFailedTests; s += report.numPendingTests;
-	}
-	console.log(p, f, s);' "$reports")
-passed=$p failed=$((failed + f)) skipped=$s
+# Counts, then what failed, which otherwise is far up in the output.
+mapfile -t told < <(node scripts/sum-up-reports.mjs "$reports")
+read -r passed f skipped <<<"${told[0]}"
+failed=$((failed + f))
 say 'Summary'
-printf '%s\n' "${results[@]}"
+printf '%s\n' "${results[@]}" "${told[@]:1}"
 # In CI everything can run, so a skip there hides a fault.
 if [ "${CI:-}" = true ] && [ "$skipped" -gt 0 ]; then
 	echo "$skipped tests were skipped, which must not happen in CI"

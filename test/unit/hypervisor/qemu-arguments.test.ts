@@ -48,17 +48,22 @@ describe("QEMU's command line", () => {
 test.each([
   ['x86_64', 'max'],
   ['aarch64', 'cortex-a72'],
-] as const)('the KVM probe of %s runs to its end', async (architecture, cpu) => {
-  const { payload, exitCode, machine } = probeGuests[architecture];
-  const qemu = await findQemu(process.env, architecture);
-  expect(qemu, `qemu-system-${architecture} is not installed`).toBeDefined();
-  const run = (bytes: Buffer, timeout: number) => {
-    const firmware = join(folder, `${architecture}.bin`);
-    writeFileSync(firmware, bytes);
-    const args = ['-nodefaults', '-display', 'none', '-m', '16', '-bios', firmware, ...machine];
-    return spawnSync(qemu?.path ?? '', [...args, '-accel', 'tcg', '-cpu', cpu], { timeout, killSignal: 'SIGKILL' });
-  };
-  expect(run(payload(), 15_000).status).toBe(exitCode);
-  // A guest that does nothing does not pass for one that ran.
-  expect(run(Buffer.alloc(payload().length), 1_500).status).not.toBe(exitCode);
-});
+] as const)(
+  'the KVM probe of %s runs to its end',
+  async (architecture, cpu) => {
+    const { payload, exitCode, machine } = probeGuests[architecture];
+    const qemu = await findQemu(process.env, architecture);
+    expect(qemu, `qemu-system-${architecture} is not installed`).toBeDefined();
+    const run = (bytes: Buffer, timeout: number) => {
+      const firmware = join(folder, `${architecture}.bin`);
+      writeFileSync(firmware, bytes);
+      const args = ['-nodefaults', '-display', 'none', '-m', '16', '-bios', firmware, ...machine];
+      return spawnSync(qemu?.path ?? '', [...args, '-accel', 'tcg', '-cpu', cpu], { timeout, killSignal: 'SIGKILL' });
+    };
+    const ended = run(payload(), 60_000);
+    expect(ended.status, String(ended.error ?? ended.stderr)).toBe(exitCode);
+    // A guest that does nothing does not pass for one that ran.
+    expect(run(Buffer.alloc(payload().length), 1_500).status).not.toBe(exitCode);
+  },
+  90_000,
+);
