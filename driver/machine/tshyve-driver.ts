@@ -78,7 +78,7 @@ import type { CreateFlag, Driver, FlagValue, MachineState, Operation } from './d
 import { applyFlags, createFlags } from './flags.js';
 import { type MachineLayout, isClientFile, machineLayout } from './layout.js';
 import { exclusively } from './operation-lock.js';
-import { parseNetworkChoice } from './network-choice.js';
+import { type NetworkChoice, parseNetworkChoice } from './network-choice.js';
 import { type AddedPort, type MachineRecord, readRecord, writeRecord } from './record.js';
 import { requirePeer } from './socket-choice.js';
 import { requireValid } from './validate.js';
@@ -371,7 +371,7 @@ export class TshyveDriver implements Driver {
     change: (known: readonly AddedPort[], supervisor: SupervisorClient | undefined) => Promise<readonly AddedPort[]>,
   ): Promise<void> {
     await this.#requireMachine();
-    if (parseNetworkChoice(this.#config.Network).mode !== 'user') {
+    if (!hasLoopbackAddress(parseNetworkChoice(this.#config.Network))) {
       throw new TshyveError(
         'precondition',
         `Machine "${this.machineName}" is on a network where it has an address of its own, with all its ports ("tshyve ip ${this.machineName}").`,
@@ -520,11 +520,9 @@ export class TshyveDriver implements Driver {
     await detachTap(choice.network, macFor(StorePath, MachineName), MachineName);
   }
 
-  /** On a network that needs no root, a machine has a loopback address for itself. */
   async #withHostAddress(record: MachineRecord): Promise<MachineRecord> {
     const choice = parseNetworkChoice(this.#config.Network);
-    const ownsOne = choice.mode === 'user' || (choice.mode === 'shared' && networkPlace(choice.network).rootless);
-    if (record.hostAddress !== undefined || !ownsOne) return record;
+    if (record.hostAddress !== undefined || !hasLoopbackAddress(choice)) return record;
     return { ...record, hostAddress: await claimAddress(this.#layout.directory) };
   }
 
@@ -708,7 +706,7 @@ export class TshyveDriver implements Driver {
     const nic = { mac: record.mac, hostname: config.MachineName };
     const services = { ssh: { name: 'ssh', guestPort: 22 }, docker: { name: 'docker', guestPort: 2376 } } as const;
     const choice = parseNetworkChoice(config.Network);
-    if (choice.mode === 'shared' && !networkPlace(choice.network).rootless) {
+    if (choice.mode === 'shared' && !hasLoopbackAddress(choice)) {
       const { network } = choice;
       return { mode: 'tap', ...nic, network, interface: tapName(record.mac), services: Object.values(services) };
     }
@@ -754,6 +752,11 @@ export class TshyveDriver implements Driver {
     const names = (await readdir(directory)).filter((name) => !isClientFile(name));
     await Promise.all(names.map((name) => rm(join(directory, name), { recursive: true, force: true })));
   }
+}
+
+/** On a network that needs no root, a machine has a loopback address for itself, whose ports lead to it. */
+function hasLoopbackAddress(choice: NetworkChoice): boolean {
+  return choice.mode === 'user' || (choice.mode === 'shared' && networkPlace(choice.network).rootless);
 }
 
 /** The network with the ports or the address that clients know from before the machine was suspended. */

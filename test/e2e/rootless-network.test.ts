@@ -1,18 +1,18 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { chownSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
-import { type RunResult, run } from '../../driver/base/index.js';
+import { run } from '../../driver/base/index.js';
 import type { NetworkSpec } from '../../driver/hypervisor/index.js';
 import { elf, hang, print } from '../unit/hypervisor/tiny-guest.js';
 import { Host, cannotRunNetworks } from './network-host.js';
+import { RootlessUser } from './rootless-user.js';
 
 const dist = resolve(import.meta.dirname, '../../dist');
-const [ALICE, BOB] = [4201, 4202];
 const HOST_ADDRESS = '127.64.42.1';
 
 interface Report {
@@ -27,6 +27,8 @@ interface Report {
 describe.skipIf(cannotRunNetworks)('a shared network without root', () => {
   const host = new Host();
   const running: ChildProcess[] = [];
+  let alice: RootlessUser;
+  let bob: RootlessUser;
   let first: string;
   let second: string;
   let addresses: string[];
@@ -34,83 +36,32 @@ describe.skipIf(cannotRunNetworks)('a shared network without root', () => {
   beforeAll(async () => {
     await host.open();
     mkdirSync(join(host.folder, 'networks'), { recursive: true });
-    chmodSync(host.folder, 0o755);
     writeFileSync(join(host.folder, 'kernel'), elf(print('up'), hang()));
-    for (const [name, mode] of [
-      ['open', 0o666],
-      ['closed', 0o600],
-    ] as const) {
-      await host.must('mknod', join(host.folder, name), 'c', '10', '200');
-      chmodSync(join(host.folder, name), mode);
-    }
-    for (const uid of [ALICE, BOB]) {
-      mkdirSync(home(uid));
-      chownSync(home(uid), uid, uid);
-    }
+    await RootlessUser.makeTun(host);
+    alice = new RootlessUser(host, 4201);
+    bob = new RootlessUser(host, 4202);
   });
   afterAll(async () => {
     for (const child of running) child.kill('SIGKILL');
-    for (const uid of [ALICE, BOB]) await tshyve(uid, 'network', 'down', '-f', 'a');
+    for (const user of [alice, bob]) await user.tshyve('network', 'down', '-f', 'a');
     await host.close();
   });
 
-  function home(uid: number): string {
-    return join(host.folder, `home-${String(uid)}`);
+  async function inspect(user: RootlessUser): Promise<Report> {
+    return JSON.parse(await user.ok('network', 'inspect', 'a')) as Report;
   }
 
-  function environment(uid: number): NodeJS.ProcessEnv {
-    const own = { HOME: home(uid), TSHYVE_HOME: join(home(uid), '.tshyve'), TSHYVE_RUN_DIR: join(home(uid), 'run') };
-    return { ...host.env, ...own };
-  }
-
-  /** The words that run a program as a user, in the namespace that stands for the host. */
-  function as(uid: number, tun: 'open' | 'closed', ...command: string[]): string[] {
-    const bind = `mount --bind ${join(host.folder, tun)} /dev/net/tun && exec "$@"`;
-    const user = ['setpriv', '--reuid', String(uid), '--regid', String(uid), '--clear-groups', '--no-new-privs'];
-    return ['netns', 'exec', host.name, 'sh', '-c', bind, 'sh', ...user, '--', ...command];
-  }
-
-  function tshyve(uid: number, ...args: string[]): Promise<RunResult> {
-    const command = as(uid, 'open', process.execPath, join(dist, 'tshyve.cjs'), ...args);
-    return run('ip', command, { env: environment(uid), timeoutMs: 60_000 });
-  }
-
-  async function ok(uid: number, ...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await tshyve(uid, ...args);
-    expect(code, `tshyve ${args.join(' ')}: ${stdout}${stderr}`).toBe(0);
-    return stdout;
-  }
-
-  async function inspect(uid: number): Promise<Report> {
-    return JSON.parse(await ok(uid, 'network', 'inspect', 'a')) as Report;
-  }
-
-  function file(uid: number, name: string): string {
-    return readFileSync(join(home(uid), '.tshyve/rootless/a', name), 'utf8');
+  function file(user: RootlessUser, name: string): string {
+    return readFileSync(join(user.home, '.tshyve/rootless/a', name), 'utf8');
   }
 
   const pidIn = (text: string, key: string) => Number((JSON.parse(text) as Record<string, unknown>)[key]);
-  const holder = (uid: number) => pidIn(file(uid, 'namespace.json'), 'pid');
-  /** Living processes of a user, by their command line. */
-  function processes(uid: number, word: string): number[] {
-    return readdirSync('/proc')
-      .filter((name) => /^\d+$/.test(name))
-      .filter((pid) => {
-        try {
-          const status = readFileSync(`/proc/${pid}/status`, 'utf8');
-          const line = readFileSync(`/proc/${pid}/cmdline`, 'utf8');
-          return new RegExp(`^Uid:\\s+${String(uid)}\\s`, 'm').test(status) && line !== '' && line.includes(word);
-        } catch {
-          return false;
-        }
-      })
-      .map(Number);
-  }
+  const holder = (user: RootlessUser) => pidIn(file(user, 'namespace.json'), 'pid');
 
   /** A guest: a namespace with one interface on the bridge. */
-  async function guest(uid: number, number: number, mac?: string): Promise<string> {
+  async function guest(user: RootlessUser, number: number, mac?: string): Promise<string> {
     const name = await host.bareGuest(number);
-    const inside = ['--target', String(holder(uid)), '--net', '--', 'ip', 'link'];
+    const inside = ['--target', String(holder(user)), '--net', '--', 'ip', 'link'];
     const peer = ['peer', 'name', 'eth0', ...(mac === undefined ? [] : ['address', mac]), 'netns', name];
     await host.must('nsenter', ...inside, 'add', `v${String(number)}`, 'type', 'veth', ...peer);
     await host.must('nsenter', ...inside, 'set', `v${String(number)}`, 'master', 'tsh-a', 'up');
@@ -120,30 +71,30 @@ describe.skipIf(cannotRunNetworks)('a shared network without root', () => {
   }
 
   test('up needs nothing but a user, and changes nothing on the host', async () => {
-    await ok(ALICE, 'network', 'up', '--rootless', 'a');
-    const report = await inspect(ALICE);
+    await alice.ok('network', 'up', '--rootless', 'a');
+    const report = await inspect(alice);
     expect(report).toMatchObject({ state: 'up', rootless: true, interfaces: [] });
-    await ok(ALICE, 'network', 'up', '--rootless', 'a');
-    await ok(ALICE, 'network', 'up', 'a');
-    expect(await inspect(ALICE)).toEqual(report);
-    expect(await ok(ALICE, 'network', 'ls')).toMatch(/^a +up +/m);
+    await alice.ok('network', 'up', '--rootless', 'a');
+    await alice.ok('network', 'up', 'a');
+    expect(await inspect(alice)).toEqual(report);
+    expect(await alice.ok('network', 'ls')).toMatch(/^a +up +/m);
     expect(await host.inside('ip', '-o', 'link', 'show')).not.toContain('tsh-');
     expect(await host.inside('nft', 'list', 'ruleset')).toBe('');
     expect(await host.inside('cat', '/proc/sys/net/ipv4/ip_forward')).toBe('0');
   });
 
   test('guests get addresses, reach each other, and are found by name', async () => {
-    first = await guest(ALICE, 1);
-    second = await guest(ALICE, 2);
+    first = await guest(alice, 1);
+    second = await guest(alice, 2);
     addresses = [await host.dhcp(first, 'one'), await host.dhcp(second, 'two')];
-    const { gateway } = await inspect(ALICE);
+    const { gateway } = await inspect(alice);
     expect(await host.pings(first, addresses[1] ?? '')).toBe(true);
     expect(await host.pings(second, gateway)).toBe(true);
     expect(await host.resolve(first, 'two.tshyve.internal', gateway)).toBe(addresses[1]);
   });
 
   test("guests reach the host's loopback and resolve as the host does", async () => {
-    const { gateway } = await inspect(ALICE);
+    const { gateway } = await inspect(alice);
     const alias = await host.resolve(first, 'host.docker.internal', gateway);
     expect(alias).toBe('10.0.2.2');
     const args = ['--keep-in-foreground', '--conf-file=/dev/null', '--no-resolv', '--no-hosts', '--bind-interfaces'];
@@ -167,10 +118,10 @@ describe.skipIf(cannotRunNetworks)('a shared network without root', () => {
   });
 
   /** Starts a supervisor by its own protocol. @returns its answer */
-  async function launch(uid: number, mac: string) {
-    const machineDirectory = join(home(uid), 'machine');
+  async function launch(user: RootlessUser, mac: string) {
+    const machineDirectory = join(user.home, 'machine');
     mkdirSync(machineDirectory, { recursive: true, mode: 0o700 });
-    chownSync(machineDirectory, uid, uid);
+    chownSync(machineDirectory, user.uid, user.uid);
     const network: NetworkSpec = {
       mode: 'namespace',
       mac,
@@ -193,8 +144,8 @@ describe.skipIf(cannotRunNetworks)('a shared network without root', () => {
       network,
     };
     const request = { machineDirectory, id: '0000000000000003', hypervisor: 'qemu', spec };
-    const child = spawn('ip', as(uid, 'open', process.execPath, join(dist, 'tshyve-vmm.cjs'), '--launch'), {
-      env: environment(uid),
+    const child = spawn('ip', user.words('open', process.execPath, join(dist, 'tshyve-vmm.cjs'), '--launch'), {
+      env: user.env,
       stdio: ['pipe', 'ignore', 'ignore', 'pipe'],
     });
     running.push(child);
@@ -208,16 +159,16 @@ describe.skipIf(cannotRunNetworks)('a shared network without root', () => {
     return {
       child,
       tap: network.interface,
-      status: join(environment(uid)['TSHYVE_RUN_DIR'] ?? '', request.id, 'status.json'),
+      status: join(user.env['TSHYVE_RUN_DIR'] ?? '', request.id, 'status.json'),
     };
   }
 
   test('a machine of the user is reached from the host, by TCP and UDP', async () => {
     const mac = '02:00:00:00:42:03';
-    machine = await launch(ALICE, mac);
-    expect((await inspect(ALICE)).interfaces).toContain(machine.tap);
+    machine = await launch(alice, mac);
+    expect((await inspect(alice)).interfaces).toContain(machine.tap);
     // What the QEMU guest would do: this one has its MAC address, on the same bridge.
-    const third = await guest(ALICE, 3, mac);
+    const third = await guest(alice, 3, mac);
     await host.dhcp(third, 'three');
     const echo = `
       require('net').createServer({ allowHalfOpen: true }, (s) => s.on('error', () => 0).pipe(s)).listen(22);
@@ -238,31 +189,31 @@ describe.skipIf(cannotRunNetworks)('a shared network without root', () => {
   });
 
   test("another user's network of the same name is another network", async () => {
-    await ok(BOB, 'network', 'up', '--rootless', 'a');
-    const stranger = await guest(BOB, 4);
+    await bob.ok('network', 'up', '--rootless', 'a');
+    const stranger = await guest(bob, 4);
     await host.dhcp(stranger, 'stranger');
     expect(await host.pings(stranger, addresses[0] ?? '')).toBe(false);
-    expect((await inspect(BOB)).interfaces).toEqual(['v4']);
-    await ok(BOB, 'network', 'down', '--force', 'a');
-    expect(processes(BOB, '')).toEqual([]);
+    expect((await inspect(bob)).interfaces).toEqual(['v4']);
+    await bob.ok('network', 'down', '--force', 'a');
+    expect(bob.processes('')).toEqual([]);
   });
 
   test('whatever dies comes back', async () => {
     for (const word of ['slirp4netns', 'dnsmasq.conf']) {
-      const before = processes(ALICE, word);
+      const before = alice.processes(word);
       expect(before.length, word).toBeGreaterThan(0);
       for (const pid of before) process.kill(pid, 'SIGKILL');
       await expect
-        .poll(() => processes(ALICE, word).filter((pid) => !before.includes(pid)).length, { timeout: 10_000 })
+        .poll(() => alice.processes(word).filter((pid) => !before.includes(pid)).length, { timeout: 10_000 })
         .toBeGreaterThan(0);
     }
-    const keeper = pidIn(file(ALICE, 'status.json'), 'keeperPid');
+    const keeper = pidIn(file(alice, 'status.json'), 'keeperPid');
     process.kill(keeper, 'SIGKILL');
-    await expect.poll(async () => (await inspect(ALICE)).state, { timeout: 10_000 }).toBe('stale');
-    await expect.poll(() => [...processes(ALICE, 'slirp4netns'), ...processes(ALICE, 'dnsmasq.conf')]).toEqual([]);
-    const before = (await inspect(ALICE)).interfaces;
-    await ok(ALICE, 'network', 'up', 'a');
-    const after = await inspect(ALICE);
+    await expect.poll(async () => (await inspect(alice)).state, { timeout: 10_000 }).toBe('stale');
+    await expect.poll(() => [...alice.processes('slirp4netns'), ...alice.processes('dnsmasq.conf')]).toEqual([]);
+    const before = (await inspect(alice)).interfaces;
+    await alice.ok('network', 'up', 'a');
+    const after = await inspect(alice);
     expect(after).toMatchObject({ state: 'up', interfaces: before });
     await host.must('ip', '-n', first, 'addr', 'flush', 'dev', 'eth0');
     expect(await host.dhcp(first, 'one')).toBe(addresses[0]);
@@ -272,33 +223,33 @@ describe.skipIf(cannotRunNetworks)('a shared network without root', () => {
 
   test('what the host forbids is named, with the command that allows it', async () => {
     const program = [process.execPath, join(dist, 'tshyve.cjs'), 'network', 'up', '--rootless', 'b'];
-    const options = { env: environment(BOB), timeoutMs: 60_000 };
-    const noTun = await run('ip', as(BOB, 'closed', ...program), options);
+    const options = { env: bob.env, timeoutMs: 60_000 };
+    const noTun = await run('ip', bob.words('closed', ...program), options);
     expect(noTun.code).toBe(7);
     expect(noTun.stderr).toContain('sudo chmod 666 /dev/net/tun');
     const limit = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"';
-    const noSpace = await run('ip', as(BOB, 'open', 'unshare', '-Ur', 'sh', '-c', limit, 'sh', ...program), options);
+    const noSpace = await run('ip', bob.words('open', 'unshare', '-Ur', 'sh', '-c', limit, 'sh', ...program), options);
     expect(noSpace.code).toBe(7);
     expect(noSpace.stderr).toContain('sudo sysctl -w user.max_user_namespaces=10000');
     // Nothing is left that would make "b" theirs.
-    expect(readdirSync(join(home(BOB), '.tshyve/rootless'))).toEqual([]);
-    const shared = await tshyve(BOB, 'network', 'up', '--rootless', '--user', 'root', 'b');
+    expect(readdirSync(join(bob.home, '.tshyve/rootless'))).toEqual([]);
+    const shared = await bob.tshyve('network', 'up', '--rootless', '--user', 'root', 'b');
     expect(shared.code).toBe(2);
     expect(shared.stderr).toContain('Leave out --user');
   });
 
   test('down refuses while machines are attached, and then leaves nothing', async () => {
-    const refused = await tshyve(ALICE, 'network', 'down', 'a');
+    const refused = await alice.tshyve('network', 'down', 'a');
     expect(refused.stderr).toContain('attached');
     // A supervisor that is killed takes its helper on the host along; its QEMU is ended by hand.
     const { supervisorPid, vmPid } = JSON.parse(readFileSync(machine.status, 'utf8')) as Record<string, number>;
     const closed = once(machine.child, 'close');
     for (const pid of [supervisorPid, vmPid]) process.kill(Math.max(pid ?? 0, 2), 'SIGKILL');
     await closed;
-    await ok(ALICE, 'network', 'down', '--force', 'a');
-    expect(readdirSync(join(home(ALICE), '.tshyve/rootless'))).toEqual([]);
+    await alice.ok('network', 'down', '--force', 'a');
+    expect(readdirSync(join(alice.home, '.tshyve/rootless'))).toEqual([]);
     for (const word of ['slirp4netns', 'dnsmasq', 'sleep', 'network', 'vmm'])
-      expect(processes(ALICE, word), word).toEqual([]);
-    expect((await tshyve(ALICE, 'network', 'inspect', 'a')).code).toBe(3);
+      expect(alice.processes(word), word).toEqual([]);
+    expect((await alice.tshyve('network', 'inspect', 'a')).code).toBe(3);
   });
 });
