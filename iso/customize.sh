@@ -16,6 +16,8 @@ chroot "$root" sh -c 'dpkg-deb -x /tmp/linux-image-*.deb /tmp/kernel && rm /tmp/
 version=${package#linux-image-}
 mkdir -p "$root/usr/lib/modules"
 mv "$root/tmp/kernel/lib/modules/$version" "$root/usr/lib/modules/$version"
+# Where kubeadm looks for it.
+mv "$root/tmp/kernel/boot/config-$version" "$root/usr/lib/modules/$version/config"
 chroot "$root" depmod "$version"
 cp "$root/tmp/kernel/boot/vmlinuz-$version" "$hook/out/vmlinuz"
 if [ "$arch" = arm64 ]; then
@@ -43,6 +45,8 @@ cp -a "$root/home/docker/." "$root/usr/lib/tshyve/home/"
 while read -r directory; do mkdir -p "$root/$directory"; done <"$root/usr/lib/tshyve/persistent-directories.txt"
 mkdir -p "$root/var/lib/boot2docker/etc"
 ln -sf /run/resolv.conf "$root/etc/resolv.conf"
+# In the unit itself, not in a drop-in: minikube writes a docker.service of its own, which must not be overridden.
+sed -i 's|^ExecStart=.*|ExecStart=/usr/lib/tshyve/dockerd|' "$root/lib/systemd/system/docker.service"
 ln -sf /lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
 list masked | while read -r unit; do ln -sf /dev/null "$root/etc/systemd/system/$unit"; done
 rm -f "$root"/etc/systemd/system/multi-user.target.wants/* "$root"/etc/systemd/system/sockets.target.wants/* \

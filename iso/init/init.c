@@ -215,6 +215,16 @@ static void setIdentity(void) {
   if (symlink(name, "/new/etc/os-release") != 0) say("cannot write", "/etc/os-release");
 }
 
+// Makes a folder and those above it. `path` is changed for the time of the call.
+static void makeFolders(char *path) {
+  for (char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+    *slash = '\0';
+    mkdir(path, 0755);
+    *slash = '/';
+  }
+  mkdir(path, 0755);
+}
+
 static void bindPersistentDirectories(void) {
   FILE *list = fopen(kPersistent, "re");
   if (list == NULL) return;
@@ -225,6 +235,8 @@ static void bindPersistentDirectories(void) {
     char to[kPathMax];
     snprintf(from, sizeof from, "/new/mnt/data/%s", name);
     snprintf(to, sizeof to, "/new/%s", name);
+    // A data disk that an older image made lacks what is new in the list.
+    if (access(from, F_OK) != 0) makeFolders(from);
     if (mount(from, to, NULL, MS_BIND, NULL) != 0) say("cannot bind", to);
   }
   fclose(list);
