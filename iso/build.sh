@@ -6,18 +6,22 @@ out=$here/out
 force=no
 suite=bookworm
 arch=amd64
+flavour=''
 # Every date in the image. Raise it together with VERSION.
 export SOURCE_DATE_EPOCH=1795500000
 export LC_ALL=C TZ=UTC
 
 usage() {
 	cat <<EOF
-Usage: iso/build.sh [--arch amd64|arm64] [--out DIR] [--force]
+Usage: iso/build.sh [--arch amd64|arm64] [--minikube] [--out DIR] [--force]
 
 Builds the guest image (of amd64, if nothing else is said) into DIR (default: iso/out):
   tshyve-ARCH.iso         bootable image; holds kernel, initrd and root file system
   tshyve-ARCH.iso.sha256  its checksum
   manifest.json           versions of everything in it (manifest-arm64.json)
+
+With --minikube, it builds tshyve-minikube-ARCH.iso: with crictl, cri-dockerd and CNI plugins (built by Go), and with
+Debian's kernel for all machines, which knows 9p, hence "minikube mount".
 
 Does nothing when DIR holds an image of the same inputs, unless --force is given.
 TSHYVE_DEBIAN_MIRROR names a Debian mirror other than the default one, e.g. a dated snapshot.
@@ -25,6 +29,7 @@ TSHYVE_DEBIAN_MIRROR names a Debian mirror other than the default one, e.g. a da
 Examples:
   iso/build.sh
   iso/build.sh --out /tmp/image --force
+  iso/build.sh --minikube
   iso/build.sh --arch arm64    on any host: emulates what is foreign, without a trace outside its own namespace
 EOF
 }
@@ -42,6 +47,7 @@ while [ $# -gt 0 ]; do
 		esac
 		shift
 		;;
+	--minikube) flavour=-minikube ;;
 	--force) force=yes ;;
 	-h | --help)
 		usage
@@ -55,9 +61,9 @@ while [ $# -gt 0 ]; do
 	shift
 done
 
-suffix='' compiler=gcc tools=() packages=("$here/build-packages.txt") foreign=no
+name=tshyve$flavour-$arch suffix=$flavour compiler=gcc tools=() packages=("$here/build-packages.txt") foreign=no
 if [ "$arch" = arm64 ]; then
-	suffix=-arm64
+	suffix+=-arm64
 	packages+=("$here/build-packages-arm64.txt")
 	if [ "$(uname -m)" != aarch64 ]; then
 		foreign=yes compiler=aarch64-linux-gnu-gcc
@@ -78,10 +84,10 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 PATH=$PATH:/usr/sbin:/sbin
 
-inputs=$(cd "$here" && find VERSION build.sh customize.sh spec init overlay overlay-arm64 -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
+inputs=$(cd "$here" && find VERSION build.sh customize.sh go-tools.sh spec init overlay overlay-arm64 overlay-minikube -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-if [ "$force" = no ] && [ -s "$out/tshyve-$arch.iso" ] && [ "$(cat "$out/inputs$suffix" 2>/dev/null)" = "$inputs" ]; then
+if [ "$force" = no ] && [ -s "$out/$name.iso" ] && [ "$(cat "$out/inputs$suffix" 2>/dev/null)" = "$inputs" ]; then
 	echo "The image in $out is up to date."
 	exit 0
 fi
@@ -104,11 +110,20 @@ command_line() {
 	if [ "$arch" = amd64 ]; then list cmdline; else list cmdline | sed 's/console=ttyS0/console=ttyAMA0/'; fi
 }
 version=$(cat "$here/VERSION")
-echo "Building the guest image $version for $arch (about a minute; four when it is foreign)"
+echo "Building the guest image $version$flavour for $arch (about a minute; four when it is foreign)"
+
+if [ -n "$flavour" ]; then
+	phase 'Go programs'
+	"$here/go-tools.sh" "$arch" "$work/tools"
+fi
 
 phase 'root file system from Debian packages'
 # The hook runs with the new root as $1; what it needs is handed over as files.
 mkdir "$work/hook"
+list packages.txt >"$work/packages"
+kernel=linux-image-cloud-$arch
+: >"$work/hook/trim-modules"
+: >"$work/hook/tools"
 cp -dR --preserve=mode,timestamps "$here/overlay" "$work/hook/overlay"
 mkdir -p "$work/hook/overlay/usr/lib/tshyve"
 cp "$here/spec/persistent-directories.txt" "$work/hook/overlay/usr/lib/tshyve/"
@@ -121,6 +136,15 @@ if [ "$arch" = arm64 ]; then
 	compile "$here/init/power-key.c" "$work/hook/overlay/usr/lib/tshyve/power-key"
 	echo tshyve-power-key.service >>"$work/hook/enabled"
 fi
+if [ -n "$flavour" ]; then
+	list minikube/packages.txt >>"$work/packages"
+	kernel=linux-image-$arch
+	list minikube/trim-modules.txt >"$work/hook/trim-modules"
+	cp -dR --preserve=mode,timestamps "$here/overlay-minikube/." "$work/hook/overlay/"
+	cp -dR --preserve=mode,timestamps "$work/tools/." "$work/hook/overlay/"
+	list minikube/go-tools.txt | cut -d' ' -f1,2 >"$work/hook/tools"
+fi
+echo "$kernel" >"$work/hook/kernel"
 echo "$arch" >"$work/hook/arch"
 list trim.txt >"$work/hook/trim"
 cp "$here/customize.sh" "$work/hook/customize.sh"
@@ -133,7 +157,7 @@ if ! "${debootstrap[@]}" --quiet --variant=essential --arch="$arch" \
 	--aptopt='APT::Install-Recommends "false"' \
 	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 	--dpkgopt='path-exclude=/usr/share/locale/*' \
-	--include="$(list packages.txt | paste -sd,)" \
+	--include="$(paste -sd, "$work/packages")" \
 	--customize-hook="$work/hook/customize.sh \"\$1\" $work/hook" \
 	"$suite" "$work/root.tar" ${TSHYVE_DEBIAN_MIRROR:+"$TSHYVE_DEBIAN_MIRROR"} >"$work/mmdebstrap.log" 2>&1; then
 	tail -n 30 "$work/mmdebstrap.log" >&2
@@ -229,15 +253,15 @@ stamp=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M%S00)
 xorriso -as mkisofs -quiet -R -J -V "b2d-v$version" --modification-date="$stamp" \
 	--set_all_file_dates "$stamp" -uid 0 -gid 0 \
 	"${bios[@]}" -e boot/grub/efi.img -no-emul-boot \
-	-o "$work/tshyve-$arch.iso" "$tree" 2>"$work/xorriso.log" || { cat "$work/xorriso.log" >&2; exit 1; }
+	-o "$work/$name.iso" "$tree" 2>"$work/xorriso.log" || { cat "$work/xorriso.log" >&2; exit 1; }
 
 phase 'checksum'
-sum=$(sha256sum "$work/tshyve-$arch.iso" | cut -d' ' -f1)
+sum=$(sha256sum "$work/$name.iso" | cut -d' ' -f1)
 rm -f "$out/inputs$suffix"
 cp "$tree/boot/manifest.json" "$out/manifest$suffix.json"
-printf '%s  %s\n' "$sum" "tshyve-$arch.iso" >"$out/tshyve-$arch.iso.sha256"
-cp "$work/tshyve-$arch.iso" "$out/.tshyve-$arch.iso.new"
-mv "$out/.tshyve-$arch.iso.new" "$out/tshyve-$arch.iso"
+printf '%s  %s\n' "$sum" "$name.iso" >"$out/$name.iso.sha256"
+cp "$work/$name.iso" "$out/.$name.iso.new"
+mv "$out/.$name.iso.new" "$out/$name.iso"
 echo "$inputs" >"$out/inputs$suffix"
 phase
-echo "Done in $SECONDS s: $out/tshyve-$arch.iso ($(($(stat -c %s "$out/tshyve-$arch.iso") / 1000000)) MB, kernel $kernel_version, docker $docker_version)"
+echo "Done in $SECONDS s: $out/$name.iso ($(($(stat -c %s "$out/$name.iso") / 1000000)) MB, kernel $kernel_version, docker $docker_version)"

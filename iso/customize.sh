@@ -9,13 +9,18 @@ list() { cat "$hook/$1"; }
 # The kernel is unpacked, not installed: its maintainer scripts would want an initramfs and a boot loader.
 # apt is not in the guest; mmdebstrap lends the host's, configured for the new root.
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
-package=$(apt-cache depends "linux-image-cloud-$arch" | sed -n 's/.*Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
+kernel=$(cat "$hook/kernel")
+package=$(apt-cache depends "$kernel" | sed -n 's/.*Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
 (cd "$root/tmp" && apt-get -qq -o APT::Sandbox::User=root download "$package")
 mkdir -p "$root/tmp/kernel"
 chroot "$root" sh -c 'dpkg-deb -x /tmp/linux-image-*.deb /tmp/kernel && rm /tmp/linux-image-*.deb'
 version=${package#linux-image-}
 mkdir -p "$root/usr/lib/modules"
 mv "$root/tmp/kernel/lib/modules/$version" "$root/usr/lib/modules/$version"
+list trim-modules | while read -r pattern; do
+	# shellcheck disable=SC2086 # the pattern must expand
+	rm -rf "$root/usr/lib/modules/$version/kernel/"$pattern
+done
 # Where kubeadm looks for it.
 mv "$root/tmp/kernel/boot/config-$version" "$root/usr/lib/modules/$version/config"
 chroot "$root" depmod "$version"
@@ -34,7 +39,7 @@ rm -rf "$root/tmp/kernel"
 echo "$version" >"$hook/out/kernel-version"
 # shellcheck disable=SC2016 # the braces are dpkg-query's
 chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort >"$hook/out/packages"
-echo "linux-image-cloud-$arch $version" >>"$hook/out/packages"
+{ echo "$kernel $version"; list tools; } >>"$hook/out/packages"
 
 # Under unshare, cp -a would give the files of the overlay a foreign owner.
 cp -dR --preserve=mode,timestamps "$hook/overlay/." "$root/"
