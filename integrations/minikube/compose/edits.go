@@ -58,6 +58,16 @@ var edits = []edit{
 			"\t\t}",
 		},
 	},
+	// A Linux host that lacks 9p in its kernel may serve it all the same: it is the guest that mounts. Only added lines can
+	// take a check away by standing around it.
+	{
+		file: "cmd/minikube/cmd/mount.go", anchor: `if runtime.GOOS == "linux" && !detect.IsNinePSupported() {`, before: true, count: 1,
+		lines: []string{"\t\tif !driver.IsTshyve(co.Config.Driver) {"},
+	},
+	{
+		file: "cmd/minikube/cmd/mount.go", anchor: "// An escape valve to allow future hackers to try NFS, VirtFS, or other FS types.", before: true, count: 1,
+		lines: []string{"\t\t}"},
+	},
 	// A machine that was deleted behind minikube's back is made anew.
 	{
 		file: "pkg/minikube/machine/fix.go", anchor: "\tcase driver.KVM2:", before: true, count: 1,
