@@ -55,8 +55,7 @@ async function existing({ store }: Context, name: string): Promise<TshyveDriver 
 
 /** @throws TshyveError `precondition` when minikube would not know how to provision the machine */
 function requireIdentity(driver: TshyveDriver): void {
-  const { Cmdline } = JSON.parse(driver.getConfigRaw()) as { Cmdline: string };
-  if (Cmdline.split(/\s+/).includes(IDENTITY)) return;
+  if (driver.kernelArguments.includes(IDENTITY)) return;
   const name = driver.machineName;
   throw new TshyveError(
     'precondition',

@@ -318,6 +318,11 @@ export class TshyveDriver implements Driver {
     return this.#config.SSHKeyPath === '' ? this.#layout.privateKey : this.#config.SSHKeyPath;
   }
 
+  /** The words that were appended to the kernel's command line (`--tshyve-cmdline`). */
+  get kernelArguments(): readonly string[] {
+    return this.#config.Cmdline.split(/\s+/).filter((word) => word !== '');
+  }
+
   getSSHUsername(): string {
     return this.#config.SSHUser;
   }
@@ -642,7 +647,7 @@ export class TshyveDriver implements Driver {
    * @throws TshyveError `precondition` when it does not fit; it is kept
    */
   async #launchRequest(spec: VmSpec): Promise<LaunchRequest> {
-    const request = { ...this.#reference, hypervisor: this.#config.Hypervisor, spec, ...(await this.#logins(spec)) };
+    const request = { ...this.#reference, hypervisor: this.#config.Hypervisor, spec, ...(await this.#guestWork(spec)) };
     const saved = await readSavedState(this.#layout.directory);
     if (saved === undefined) return request;
     const hypervisor = await selectHypervisor(saved.hypervisor);
@@ -660,15 +665,12 @@ export class TshyveDriver implements Driver {
     return { ...request, hypervisor: saved.hypervisor, spec: { ...spec, network }, resume: true };
   }
 
-  /**
-   * Lets the supervisor set the guest's clock, and forward what the guest publishes, where the machine is reached through
-   * ports of the host.
-   */
-  async #logins({ network }: VmSpec): Promise<Pick<LaunchRequest, 'publish' | 'login'>> {
+  /** What the supervisor does in the guest. Where the machine has all its ports, there is nothing to forward. */
+  async #guestWork({ network }: VmSpec): Promise<Pick<LaunchRequest, 'login' | 'forwardPublished'>> {
     const { hostKey } = await this.#requireMachine();
     const account = { username: this.#config.SSHUser, privateKeyFile: this.getSSHKeyPath() };
     const login = { ...account, ...(hostKey === undefined ? {} : { hostKey }) };
-    return this.#config.ManualPorts || !('forwards' in network) ? { login } : { login, publish: login };
+    return { login, forwardPublished: !this.#config.ManualPorts && 'forwards' in network };
   }
 
   async #spec(record: MachineRecord): Promise<VmSpec> {

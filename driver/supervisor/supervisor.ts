@@ -318,8 +318,8 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
 
   /** Docker runs in the guest: what it publishes is forwarded from now on. */
   async #forwardPublished(): Promise<void> {
-    const login = this.#request.publish;
-    if (login === undefined) return;
+    const { login, forwardPublished } = this.#request;
+    if (login === undefined || forwardPublished !== true) return;
     // Loaded late: it takes SSH, which a supervisor has no other use for.
     const { PublishedForwards } = await import('./published-forwards.js');
     if (this.#exit !== undefined) return;

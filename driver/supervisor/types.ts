@@ -43,10 +43,10 @@ export interface LaunchRequest {
   readonly id: string;
   readonly hypervisor: string;
   readonly spec: VmSpec;
-  /** Forward what the guest publishes, and look for it with this. */
-  readonly publish?: GuestLogin;
-  /** Set the guest's clock with this after the host has slept. */
+  /** For what the supervisor does in the guest: set its clock after the host has slept, look for published ports. */
   readonly login?: GuestLogin;
+  /** Forward the ports that the guest publishes. */
+  readonly forwardPublished?: boolean;
   /** Go on from the machine's saved state instead of booting. */
   readonly resume?: boolean;
 }
@@ -78,8 +78,8 @@ const requestSchema: v.GenericSchema<unknown, LaunchRequest> = v.object({
   id: v.pipe(v.string(), v.regex(/^[0-9a-f]{16}$/)),
   hypervisor: v.string(),
   spec: vmSpecSchema,
-  publish: v.exactOptional(loginSchema),
   login: v.exactOptional(loginSchema),
+  forwardPublished: v.exactOptional(v.boolean()),
   resume: v.exactOptional(v.boolean()),
 });
 
