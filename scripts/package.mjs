@@ -88,7 +88,9 @@ async function makeExecutable(target) {
 rmSync(release, { recursive: true, force: true });
 mkdirSync(join(release, 'bin'), { recursive: true });
 await makeExecutable(join(release, 'bin/tshyve'));
-symlinkSync('tshyve', join(release, 'bin/docker-machine-driver-tshyve'));
+for (const program of ['docker-machine-driver-tshyve', 'tshyve-vmm']) {
+  symlinkSync('tshyve', join(release, 'bin', program));
+}
 for (const file of ['plugin-manifest.json', 'LICENSE', 'README.md'])
   copyFileSync(join(root, file), join(release, file));
 // For whoever has to sign it again.

@@ -28,6 +28,8 @@ cd "$root"
 need_node
 mapfile -t packages < <(image_packages; native_packages)
 packages+=(shellcheck openssh-server openssl faketime)
+# The Homebrew formula.
+packages+=(ruby)
 # Shared networks.
 packages+=(dnsmasq-base nftables iproute2 busybox passt slirp4netns systemd)
 # The lab.

@@ -15,6 +15,7 @@ export const image = join(root, 'iso/out/tshyve-amd64.iso');
 
 /** The folder whose programs are tested: TSHYVE_E2E_PROGRAMS, the bin folder of a release, or what was built here. */
 const programs = process.env['TSHYVE_E2E_PROGRAMS'];
+const isBuiltHere = (folder = programs) => folder === undefined || folder === '';
 const programPath = (name: string, folder = programs) =>
   folder === undefined || folder === '' ? join(root, `dist/${name}.cjs`) : resolve(folder, name);
 
@@ -30,6 +31,29 @@ export const cannotRun = missing.length > 0 && process.env['CI'] !== 'true';
 export const inTheLab = process.env['TSHYVE_LAB'] === '1';
 /** A time limit for hardware, in milliseconds, as it is on this host. */
 export const within = (ms: number) => (inTheLab ? ms * 20 : ms);
+
+/** The programs of this host without Node, its companions and whatever starts by it. @param tools a folder that is made */
+function withoutNode(tools: string): string {
+  mkdirSync(tools);
+  for (const place of new Set((process.env['PATH'] ?? '').split(':').filter((path) => path.startsWith('/')))) {
+    for (const name of listing(place).filter((name) => !/^(node|nodejs|npm|npx|corepack)$/.test(name))) {
+      try {
+        symlinkSync(join(place, name), join(tools, name));
+      } catch {
+        // An earlier folder of the PATH has it.
+      }
+    }
+  }
+  return tools;
+}
+
+function listing(place: string): string[] {
+  try {
+    return readdirSync(place);
+  } catch {
+    return [];
+  }
+}
 
 export interface Result {
   readonly code: number | null;
@@ -60,7 +84,8 @@ export class World {
     }
     this.env = {
       ...process.env,
-      PATH: `${bin}:${process.env['PATH'] ?? ''}`,
+      // An executable must not need the Node of this host.
+      PATH: `${bin}:${isBuiltHere(folder) ? (process.env['PATH'] ?? '') : withoutNode(join(this.folder, 'tools'))}`,
       TSHYVE_HOME: join(this.folder, 'home'),
       TSHYVE_RUN_DIR: this.runFolder,
       MACHINE_BUGSNAG_API_TOKEN: 'no-report',

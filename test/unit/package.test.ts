@@ -1,4 +1,5 @@
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -39,6 +40,27 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('the npm pac
     expect(result.stdout).toMatch(/^\S+ +hypervisor/);
     expect(result.stderr).not.toContain('EPIPE');
   });
+
+  test('installed globally, it puts a driver that works on the PATH', async () => {
+    const prefix = join(folder, 'prefix');
+    const [archive = ''] = readdirSync(folder).filter((name) => name.endsWith('.tgz'));
+    const options = ['--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund', '--loglevel=error'];
+    execFileSync('npm', ['install', '--global', '--prefix', prefix, ...options, join(folder, archive)], {
+      stdio: 'pipe',
+    });
+    const program = (name: string) => join(prefix, 'bin', name);
+    expect(readdirSync(join(prefix, 'bin')).sort()).toEqual(['docker-machine-driver-tshyve', 'tshyve', 'tshyve-vmm']);
+    const plugin = spawn(program('docker-machine-driver-tshyve'), {
+      env: { ...process.env, MACHINE_PLUGIN_TOKEN: '42', MACHINE_PLUGIN_DRIVER_NAME: 'tshyve' },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const [line] = (await once(plugin.stdout, 'data')) as [Buffer];
+    plugin.kill('SIGKILL');
+    expect(line.toString()).toMatch(/^127\.0\.0\.1:\d+\n$/);
+    for (const name of ['tshyve', 'tshyve-vmm']) {
+      expect(execFileSync(program(name), ['--help'], { encoding: 'utf8' })).toContain(name);
+    }
+  }, 120_000);
 
   test('brings the native core, and what it takes to build it again', () => {
     let doctor: string;
