@@ -20,9 +20,19 @@ export interface ProbeResult {
   readonly notes: readonly string[];
 }
 
+/** What a machine may have beyond the ordinary, which not every backend on every host can give. */
+export interface Extras {
+  readonly shares: boolean;
+  readonly rosetta: boolean;
+  readonly nestedVirtualization: boolean;
+  readonly bridged: boolean;
+}
+
 /** One way to run virtual machines. */
 export interface Hypervisor {
   readonly name: HypervisorName;
+  /** @returns what of it there is not here: sentences with cause and fix, none when all is well */
+  lacks(extras: Extras): Promise<readonly string[]>;
   probe(options?: { signal?: AbortSignal }): Promise<ProbeResult>;
   /** Launches a machine and resolves once its vCPUs run. @throws TshyveError `hypervisor` with the last lines the backend said */
   launch(spec: VmSpec, options: LaunchOptions): Promise<VirtualMachine>;

@@ -1,9 +1,11 @@
 import { TshyveError } from '../base/index.js';
-import { type Hypervisor, type HypervisorName, hypervisorNames } from './hypervisor.js';
+import { type Extras, type Hypervisor, type HypervisorName, hypervisorNames } from './hypervisor.js';
 import { type Choice, preferNative } from './prefer-native.js';
+import type { VmSpec } from './vm-spec.js';
 import type { SwitchEvent, SwitchSettings, UserSwitch } from './native/user-switch.js';
 
 export {
+  type Extras,
   type Hypervisor,
   type HypervisorName,
   type LaunchOptions,
@@ -16,6 +18,7 @@ export type { SwitchEvent, SwitchMachine, UserSwitch } from './native/user-switc
 export type { Choice } from './prefer-native.js';
 export { ADDED, ForwardTable, type HostPort, PUBLISHED, type PortBinder, isAt } from './forwards.js';
 export {
+  type BridgedNetworkSpec,
   type DiskSpec,
   type LinuxBoot,
   type NatNetworkSpec,
@@ -25,6 +28,7 @@ export {
   type Protocol,
   type ServiceAddress,
   type ServiceSpec,
+  type ShareSpec,
   type SocketFraming,
   type SocketNetworkSpec,
   type SwitchNetworkSpec,
@@ -52,6 +56,22 @@ export async function openUserSwitch(
 export async function requireUserSwitch(): Promise<void> {
   const { requireSwitch } = await import('./native/user-switch.js');
   requireSwitch();
+}
+
+/** What a machine needs beyond the ordinary. */
+export function extrasOf(spec: VmSpec): Extras {
+  return {
+    shares: (spec.shares ?? []).length > 0,
+    rosetta: spec.rosettaTag !== undefined,
+    nestedVirtualization: spec.nestedVirtualization === true,
+    bridged: spec.network.mode === 'bridged',
+  };
+}
+
+/** @throws TshyveError `precondition` that names all that a machine needs and this backend cannot give here */
+export async function requireExtras(hypervisor: Hypervisor, extras: Extras): Promise<void> {
+  const lacking = await hypervisor.lacks(extras);
+  if (lacking.length > 0) throw new TshyveError('precondition', lacking.join(' '));
 }
 
 const backends: Record<HypervisorName, () => Promise<Hypervisor>> = {

@@ -11,6 +11,20 @@ export interface VmSpec {
   /** In guest order: the first is vda. */
   readonly disks: readonly DiskSpec[];
   readonly network: NetworkSpec;
+  /** Host folders for the guest, by virtiofs. */
+  readonly shares?: readonly ShareSpec[];
+  /** macOS on Apple silicon: a share with this tag, with which the guest runs x86-64 programs. */
+  readonly rosettaTag?: string;
+  /** The guest may run virtual machines itself. */
+  readonly nestedVirtualization?: boolean;
+}
+
+export interface ShareSpec {
+  /** What the guest mounts; at most 35 bytes. */
+  readonly tag: string;
+  /** Absolute host path. */
+  readonly directory: string;
+  readonly readOnly: boolean;
 }
 
 /** Direct kernel boot. Paths are absolute host paths. */
@@ -31,7 +45,13 @@ export interface DiskSpec {
 
 /** How the machine's network interface reaches the world. */
 export type NetworkSpec =
-  UserNetworkSpec | SwitchNetworkSpec | TapNetworkSpec | NamespaceNetworkSpec | NatNetworkSpec | SocketNetworkSpec;
+  | UserNetworkSpec
+  | SwitchNetworkSpec
+  | TapNetworkSpec
+  | NamespaceNetworkSpec
+  | NatNetworkSpec
+  | BridgedNetworkSpec
+  | SocketNetworkSpec;
 
 interface InterfaceSpec {
   /** `aa:bb:cc:dd:ee:ff` */
@@ -93,6 +113,16 @@ export interface NamespaceNetworkSpec extends InterfaceSpec {
 /** The system's own NAT (macOS): a DHCP server of the system gives the machine an address that the host reaches. */
 export interface NatNetworkSpec extends InterfaceSpec {
   readonly mode: 'nat';
+  readonly services: readonly ServiceSpec[];
+  /** As in TapNetworkSpec. */
+  readonly address?: string;
+}
+
+/** On the physical network of a host interface (macOS), where a DHCP server of others gives the address. */
+export interface BridgedNetworkSpec extends InterfaceSpec {
+  readonly mode: 'bridged';
+  /** BSD name, e.g. `en0` */
+  readonly interface: string;
   readonly services: readonly ServiceSpec[];
   /** As in TapNetworkSpec. */
   readonly address?: string;
@@ -195,6 +225,13 @@ const networkSpec: v.GenericSchema<unknown, NetworkSpec> = v.variant('mode', [
     address: v.exactOptional(v.string()),
   }),
   v.looseObject({
+    mode: v.literal('bridged'),
+    ...interfaceSpec,
+    interface: v.string(),
+    services: v.array(serviceSpec),
+    address: v.exactOptional(v.string()),
+  }),
+  v.looseObject({
     mode: v.literal('socket'),
     ...interfaceSpec,
     framing: v.picklist(socketFramings),
@@ -213,6 +250,9 @@ export const vmSpecSchema: v.GenericSchema<unknown, VmSpec> = v.looseObject({
   boot: v.looseObject({ kernel: v.string(), initrd: v.string(), commandLine: v.string() }),
   disks: v.array(v.looseObject({ id: v.string(), path: v.string(), readOnly: v.boolean() })),
   network: networkSpec,
+  shares: v.exactOptional(v.array(v.looseObject({ tag: v.string(), directory: v.string(), readOnly: v.boolean() }))),
+  rosettaTag: v.exactOptional(v.string()),
+  nestedVirtualization: v.exactOptional(v.boolean()),
 });
 
 /** Parses a forward that came from another process. */

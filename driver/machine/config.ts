@@ -32,6 +32,12 @@ export interface MachineConfig {
   Cmdline: string;
   /** Each a size in MB (a new disk) or the absolute path of an image: raw (used in place) or qcow2 (imported). */
   ExtraDisks: string[];
+  /** Host folders for the guest, each HOSTDIR[:GUESTDIR][:ro]. */
+  Shares: string[];
+  /** macOS on Apple silicon: run x86-64 programs in the guest. */
+  Rosetta: boolean;
+  /** The guest may run virtual machines itself. */
+  NestedVirtualization: boolean;
   /** A host port the user insists on; 0 lets us choose. */
   RequestedSSHPort: number;
   /** Seconds until a boot without SSH counts as failed. */
@@ -58,6 +64,9 @@ export const configDefaults: Readonly<MachineConfig> = {
   ManualPorts: false,
   Cmdline: '',
   ExtraDisks: [],
+  Shares: [],
+  Rosetta: false,
+  NestedVirtualization: false,
   RequestedSSHPort: 0,
   BootTimeout: 300,
 };
@@ -133,6 +142,11 @@ function assign(config: MachineConfig, key: ConfigKey, value: unknown): boolean 
     return true;
   }
   const sample = configDefaults[key];
+  if (Array.isArray(sample)) {
+    if (!isStrings(value)) return false;
+    target[key] = [...value];
+    return true;
+  }
   if (typeof sample === 'number') {
     if (typeof value !== 'number' || !Number.isSafeInteger(value)) return false;
   } else if (typeof value !== typeof sample) return false;
@@ -141,11 +155,15 @@ function assign(config: MachineConfig, key: ConfigKey, value: unknown): boolean 
 }
 
 function extraDisks(value: unknown, diskSize: number): string[] | undefined {
-  if (Array.isArray(value) && value.every((item): item is string => typeof item === 'string')) return [...value];
+  if (isStrings(value)) return [...value];
   if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 && value <= 24) {
     return Array.from({ length: value }, () => String(diskSize));
   }
   return undefined;
+}
+
+function isStrings(value: unknown): value is readonly string[] {
+  return Array.isArray(value) && value.every((item) => typeof item === 'string');
 }
 
 function describe(sample: MachineConfig[ConfigKey]): string {

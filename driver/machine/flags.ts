@@ -22,27 +22,32 @@ const bindings: readonly FlagBinding[] = [
   text('image-sha256', 'ImageSHA256', 'SHA-256 checksum that the guest image must have, in hex', 'TSHYVE_IMAGE_SHA256'),
   text('hypervisor', 'Hypervisor', 'Hypervisor: auto, native or qemu', 'TSHYVE_HYPERVISOR'),
   text('network', 'Network', `Network: ${networkChoices}`, 'TSHYVE_NETWORK'),
-  {
-    key: 'ManualPorts',
-    flag: {
-      kind: 'bool',
-      name: 'tshyve-manual-ports',
-      usage: 'Do not forward by itself the ports that containers and NodePorts publish in the machine',
-      envVar: 'TSHYVE_MANUAL_PORTS',
-    },
-  },
+  bool(
+    'manual-ports',
+    'ManualPorts',
+    'Do not forward by itself the ports that containers and NodePorts publish in the machine',
+    'TSHYVE_MANUAL_PORTS',
+  ),
   text('cmdline', 'Cmdline', 'Words to append to the kernel command line', 'TSHYVE_CMDLINE'),
-  {
-    key: 'ExtraDisks',
-    flag: {
-      kind: 'strings',
-      name: 'tshyve-extra-disk',
-      usage:
-        'Further disk: a size in MB, or the absolute path of an image, raw (used in place) or qcow2 (imported); may be repeated',
-      envVar: 'TSHYVE_EXTRA_DISK',
-      value: [],
-    },
-  },
+  list(
+    'extra-disk',
+    'ExtraDisks',
+    'Further disk: a size in MB, or the absolute path of an image, raw (used in place) or qcow2 (imported); may be repeated',
+    'TSHYVE_EXTRA_DISK',
+  ),
+  list(
+    'share',
+    'Shares',
+    'Folder of this host for the machine, as HOSTDIR[:GUESTDIR][:ro] (GUESTDIR: where it is mounted, if not at the same path); may be repeated',
+    'TSHYVE_SHARE',
+  ),
+  bool(
+    'rosetta',
+    'Rosetta',
+    'Run x86-64 programs in an arm64 machine by Rosetta (Macs with Apple silicon)',
+    'TSHYVE_ROSETTA',
+  ),
+  bool('nested', 'NestedVirtualization', 'Let the machine run virtual machines itself', 'TSHYVE_NESTED'),
   text('ssh-user', 'SSHUser', 'User to log in as over SSH', 'TSHYVE_SSH_USER'),
   int(
     'ssh-port',
@@ -97,6 +102,14 @@ function asText(value: FlagValue | undefined): string {
 
 function text(name: string, key: keyof MachineConfig, usage: string, envVar: string): FlagBinding {
   return { key, flag: { kind: 'string', name: `tshyve-${name}`, usage, envVar, value: configDefaults[key] as string } };
+}
+
+function bool(name: string, key: keyof MachineConfig, usage: string, envVar: string): FlagBinding {
+  return { key, flag: { kind: 'bool', name: `tshyve-${name}`, usage, envVar } };
+}
+
+function list(name: string, key: keyof MachineConfig, usage: string, envVar: string): FlagBinding {
+  return { key, flag: { kind: 'strings', name: `tshyve-${name}`, usage, envVar, value: [] } };
 }
 
 function int(name: string, key: keyof MachineConfig, usage: string, envVar: string): FlagBinding {

@@ -19,17 +19,20 @@ import {
   bootedOnTime,
   contactGuest,
   mendGuestClock,
+  mountShares,
   createKeyPair,
   diskSeed,
 } from '../guest/index.js';
 import {
   ADDED,
+  type Extras,
   type HostPort,
   type NetworkSpec,
   type PortForward,
   type VmSpec,
   chooseHypervisor,
   isAt,
+  requireExtras,
   requireUserSwitch,
   selectHypervisor,
 } from '../hypervisor/index.js';
@@ -80,6 +83,7 @@ import { type MachineLayout, isClientFile, machineLayout } from './layout.js';
 import { exclusively } from './operation-lock.js';
 import { type NetworkChoice, parseNetworkChoice } from './network-choice.js';
 import { type AddedPort, type MachineRecord, readRecord, writeRecord } from './record.js';
+import { ROSETTA_TAG, parseShares, requireFolders, shareWords } from './shares.js';
 import { requirePeer } from './socket-choice.js';
 import { requireValid } from './validate.js';
 
@@ -158,8 +162,10 @@ export class TshyveDriver implements Driver {
       requireSourceFile(source),
       ...config.ExtraDisks.filter((disk) => disk.startsWith('/')).map((disk) => checkDiskImage(disk, operation.signal)),
       this.#requireNetwork(),
+      requireFolders(parseShares(config.Shares)),
     ]);
     if (!probe.usable) throw new TshyveError('precondition', probe.notes.join(' '));
+    await requireExtras(hypervisor, this.#extras());
     for (const note of probe.notes) operation.log.info(note);
   }
 
@@ -196,6 +202,12 @@ export class TshyveDriver implements Driver {
       if (supervisor === undefined) {
         if (await hasSavedState(this.#layout.directory)) return;
         throw notRunning();
+      }
+      if (this.#config.Shares.length > 0 || this.#config.Rosetta) {
+        throw new TshyveError(
+          'precondition',
+          'A machine with shared folders cannot be suspended, as the files that it has open in them cannot be saved. Stop it instead.',
+        );
       }
       operation.log.info('Saving the machine');
       await supervisor.suspend();
@@ -296,6 +308,11 @@ export class TshyveDriver implements Driver {
         const gateway = (await this.getIP()).replace(/\d+$/, '1');
         return { guest: gateway, bind: gateway };
       }
+      case 'bridged':
+        throw new TshyveError(
+          'precondition',
+          'On a bridged network, tshyve does not know at which of its addresses the guest finds this host.',
+        );
       case 'socket':
         throw new TshyveError(
           'precondition',
@@ -471,6 +488,7 @@ export class TshyveDriver implements Driver {
     if (supervisor === undefined) {
       const spec = await this.#spec(record);
       await requireFiles([...spec.disks.map((disk) => disk.path), this.getSSHKeyPath()]);
+      await requireFolders(parseShares(this.#config.Shares));
       await this.#requireNetwork();
       const request = await this.#launchRequest(spec);
       log.info(request.resume === true ? 'Resuming the virtual machine' : 'Starting the virtual machine');
@@ -479,8 +497,12 @@ export class TshyveDriver implements Driver {
     log.info('Waiting for SSH');
     const session = await this.#awaitGuest(supervisor, operation, fresh);
     const booted = fresh ? await quickStatus(this.#reference) : undefined;
-    if (booted === undefined || !bootedOnTime(booted)) await mendGuestClock(session, log);
-    session.close();
+    try {
+      if (booted === undefined || !bootedOnTime(booted)) await mendGuestClock(session, log);
+      await mountShares(session, parseShares(this.#config.Shares));
+    } finally {
+      session.close();
+    }
     const { hostAddress, hostPort } = await this.#forward('ssh');
     this.#config.IPAddress = hostAddress;
     this.#config.SSHPort = hostPort;
@@ -496,6 +518,7 @@ export class TshyveDriver implements Driver {
     const choice = parseNetworkChoice(this.#config.Network);
     if (choice.mode === 'socket') return `an address of the guest from the network at ${choice.path}`;
     if (choice.mode === 'nat') return "an address of the guest from macOS' DHCP server (/var/db/dhcpd_leases)";
+    if (choice.mode === 'bridged') return `an address of the guest from the network at ${choice.interface}`;
     const network = choice.mode === 'shared' ? choice.network : choice.mode;
     return `an address of the guest on the network "${network}" ("tshyve network inspect ${network}" shows it)`;
   }
@@ -510,8 +533,11 @@ export class TshyveDriver implements Driver {
   async #requireNetwork(): Promise<void> {
     const choice = parseNetworkChoice(this.#config.Network);
     if (choice.mode === 'shared') await requireUp(choice.network);
-    if (choice.mode === 'nat' && process.platform !== 'darwin') {
-      throw new TshyveError('usage', 'There is a network "nat" only on macOS: give --tshyve-network user or shared.');
+    if ((choice.mode === 'nat' || choice.mode === 'bridged') && process.platform !== 'darwin') {
+      throw new TshyveError(
+        'usage',
+        `There is a network "${choice.mode}" only on macOS: give --tshyve-network user or shared.`,
+      );
     }
     if (choice.mode === 'socket') await requirePeer(choice);
     if (choice.mode === 'user' && choice.network !== undefined) await requireUserSwitch();
@@ -676,7 +702,14 @@ export class TshyveDriver implements Driver {
   async #spec(record: MachineRecord): Promise<VmSpec> {
     const config = this.#config;
     const layout = this.#layout;
-    const words = [record.boot?.commandLine ?? '', `tshyve.hostname=${config.MachineName}`, config.Cmdline];
+    const shares = parseShares(config.Shares);
+    const words = [
+      record.boot?.commandLine ?? '',
+      `tshyve.hostname=${config.MachineName}`,
+      ...shareWords(shares),
+      config.Rosetta ? `tshyve.rosetta=${ROSETTA_TAG}` : '',
+      config.Cmdline,
+    ];
     const extra = await Promise.all(
       config.ExtraDisks.map(async (disk, index) => {
         const own = layout.extraDisk(index);
@@ -700,6 +733,11 @@ export class TshyveDriver implements Driver {
         ...(record.boot?.needsIsoDisk === true ? [{ id: 'image', path: layout.iso, readOnly: true }] : []),
       ],
       network: await this.#network(record),
+      ...(shares.length === 0
+        ? {}
+        : { shares: shares.map(({ tag, directory, readOnly }) => ({ tag, directory, readOnly })) }),
+      ...(config.Rosetta ? { rosettaTag: ROSETTA_TAG } : {}),
+      ...(config.NestedVirtualization ? { nestedVirtualization: true } : {}),
     };
   }
 
@@ -713,6 +751,9 @@ export class TshyveDriver implements Driver {
       return { mode: 'tap', ...nic, network, interface: tapName(record.mac), services: Object.values(services) };
     }
     if (choice.mode === 'nat') return { mode: 'nat', ...nic, services: Object.values(services) };
+    if (choice.mode === 'bridged') {
+      return { mode: 'bridged', ...nic, interface: choice.interface, services: Object.values(services) };
+    }
     if (choice.mode === 'socket') {
       const { framing, path } = choice;
       const offered = Object.values(services).map((service) => {
@@ -738,6 +779,16 @@ export class TshyveDriver implements Driver {
     }
     if (network === undefined) return { mode: 'user', ...nic, hostAddress, forwards };
     return { mode: 'switch', ...nic, network, ...portSockets(network, record.mac), hostAddress, forwards };
+  }
+
+  #extras(): Extras {
+    const { Shares, Rosetta, NestedVirtualization, Network } = this.#config;
+    return {
+      shares: Shares.length > 0,
+      rosetta: Rosetta,
+      nestedVirtualization: NestedVirtualization,
+      bridged: parseNetworkChoice(Network).mode === 'bridged',
+    };
   }
 
   async #localImage(operation: Operation) {

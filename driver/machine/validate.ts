@@ -5,6 +5,7 @@ import { TshyveError, messageOf } from '../base/index.js';
 import { hypervisorNames } from '../hypervisor/index.js';
 import type { MachineConfig } from './config.js';
 import { parseNetworkChoice } from './network-choice.js';
+import { parseShares } from './shares.js';
 
 const MAX_CPUS = 64;
 const MIN_MEMORY_MB = 256;
@@ -48,10 +49,12 @@ export function configFindings(config: MachineConfig): string[] {
     config.Hypervisor === 'auto' || (hypervisorNames as readonly string[]).includes(config.Hypervisor),
     `--tshyve-hypervisor is "${config.Hypervisor}": give auto or one of ${hypervisorNames.join(', ')}.`,
   );
-  try {
-    parseNetworkChoice(config.Network);
-  } catch (error) {
-    findings.push(messageOf(error));
+  for (const parse of [() => parseNetworkChoice(config.Network), () => parseShares(config.Shares)]) {
+    try {
+      parse();
+    } catch (error) {
+      findings.push(messageOf(error));
+    }
   }
   check(
     config.Cmdline.length <= MAX_COMMAND_LINE && !/[\0-\x1f\x7f]/.test(config.Cmdline),

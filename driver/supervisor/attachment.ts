@@ -56,7 +56,7 @@ export async function attach(network: NetworkSpec, machineName: string, log: Log
       detach: () => membership.leave(),
     };
   }
-  if (network.mode === 'nat') return attachNat(network, log);
+  if (network.mode === 'nat' || network.mode === 'bridged') return attachNat(network, log);
   if (network.mode === 'tap') return attachToShared(network, machineName, log);
   if (network.mode === 'namespace') return attachInNamespace(network, machineName, log);
   return undefined;

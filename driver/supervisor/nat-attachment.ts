@@ -1,5 +1,5 @@
 import { type Log, TshyveError, messageOf, sleep } from '../base/index.js';
-import type { NatNetworkSpec } from '../hypervisor/index.js';
+import type { BridgedNetworkSpec, NatNetworkSpec } from '../hypervisor/index.js';
 import {
   type Bridge,
   type Contact,
@@ -37,12 +37,19 @@ const thisMac: NatSources = {
   contact: (address, port, signal) => contact(address, port, CONTACT_MS, signal),
 };
 
+/** What answers a machine's requests on the physical network is no program of this Mac's. */
+const elsewhere: NatSources = { ...thisMac, bridges: () => [] };
+
 /**
- * Learns the address of a machine on macOS' own NAT: from bootpd's leases, else from the neighbour table, and only one
+ * Learns the address of a machine on macOS' own NAT, or on its bridge: from bootpd's leases, else from the neighbour table, and only one
  * where the machine answers. It goes on looking as long as the machine runs, for leases given since: the network may be
  * renumbered. After a sleep of the Mac no address is taken for granted: all sources are asked anew, and contact decides.
  */
-export async function attachNat(network: NatNetworkSpec, log: Log, sources: NatSources = thisMac): Promise<Attachment> {
+export async function attachNat(
+  network: NatNetworkSpec | BridgedNetworkSpec,
+  log: Log,
+  sources: NatSources = network.mode === 'nat' ? thisMac : elsewhere,
+): Promise<Attachment> {
   const files = [sources.leases];
   const port = network.services.find(({ name }) => name === 'ssh')?.guestPort ?? 22;
   const over = new AbortController();

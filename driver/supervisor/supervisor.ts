@@ -10,6 +10,8 @@ import {
   type ServiceAddress,
   type VirtualMachine,
   type VmExit,
+  extrasOf,
+  requireExtras,
   selectHypervisor,
 } from '../hypervisor/index.js';
 import { type Attachment, attach } from './attachment.js';
@@ -121,6 +123,7 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
     const log = { info: this.#log, debug: this.#log };
     const { spec } = this.#request;
     this.#hypervisor = await this.#host.selectHypervisor(this.#request.hypervisor);
+    await requireExtras(this.#hypervisor, extrasOf(spec));
     this.#attachment = await this.#host.attach(spec.network, spec.name, log);
     const launch = this.#hypervisor.launch(spec, {
       runDirectory: this.#place.runDirectory,
@@ -292,13 +295,14 @@ export class Supervisor extends EventEmitter<{ event: [MachineEvent]; gone: [VmE
   }
 
   /**
-   * QEMU sends datagrams itself, so that nobody sees the DHCPACK pass: there the guest's word has to do. A false one
-   * only makes clients look for the machine's SSH host key in the wrong place.
+   * QEMU sends datagrams itself, and macOS' bridge takes frames away, so that nobody sees the DHCPACK pass: there the
+   * guest's word has to do. A false one only makes clients look for the machine's SSH host key in the wrong place.
    */
   #guestSays(address: string): void {
     const { network } = this.#request.spec;
     const isUnicast = isIPv4(address) && !/^(0|127|22[4-9]|2[345]\d)\./.test(address);
-    if (network.mode === 'socket' && !this.#sawLease && isUnicast) this.#setAddress(address);
+    const byWord = network.mode === 'socket' || network.mode === 'bridged';
+    if (byWord && !this.#sawLease && isUnicast) this.#setAddress(address);
   }
 
   #onAddress(address: string): void {

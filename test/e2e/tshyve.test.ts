@@ -1,8 +1,19 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { appendFileSync, existsSync, readFileSync, readdirSync, statSync, truncateSync } from 'node:fs';
+import {
+  appendFileSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { type ServiceError, credentials } from '@grpc/grpc-js';
@@ -10,11 +21,16 @@ import { afterAll, describe, expect, test } from 'vitest';
 
 import { HealthCheckResponse_ServingStatus, HealthClient } from '../../driver/grpc/generated/health.js';
 import { type Event, SupervisorClient } from '../../driver/supervisor/generated/supervisor.js';
-import { World, cannotRun, image } from './world.js';
+import { World, cannotRun, image, inTheLab } from './world.js';
 
 describe.skipIf(cannotRun)('the tshyve command', () => {
   const world = new World();
-  afterAll(() => world.close());
+  const shared = mkdtempSync(join(tmpdir(), 'tsh-'));
+  writeFileSync(join(shared, 'from host'), 'hello\n');
+  afterAll(async () => {
+    await world.close();
+    rmSync(shared, { recursive: true });
+  });
   const { tshyveOk } = { tshyveOk: (...args: string[]) => world.tshyveOk(...args) };
 
   const help = () => execFileSync(join(world.bin, 'tshyve'), ['--help'], { encoding: 'utf8' });
@@ -83,6 +99,7 @@ describe.skipIf(cannotRun)('the tshyve command', () => {
     TSHYVE_NETWORK: 'bridged',
     TSHYVE_CMDLINE: 'a\nb',
     TSHYVE_EXTRA_DISK: 'relative.img',
+    TSHYVE_SHARE: '/etc',
     TSHYVE_SSH_USER: 'a b',
     TSHYVE_SSH_PORT: '70000',
     TSHYVE_BOOT_TIMEOUT: '1',
@@ -143,6 +160,7 @@ describe.skipIf(cannotRun)('the tshyve command', () => {
       TSHYVE_NETWORK: 'user',
       TSHYVE_CMDLINE: 'tshyve.test=1',
       TSHYVE_EXTRA_DISK: '64',
+      ...(inTheLab ? {} : { TSHYVE_SHARE: `${shared}:/home/docker/in here:ro,${shared}:/srv/out` }),
       TSHYVE_SSH_USER: 'docker',
       TSHYVE_SSH_PORT: String(sshPort),
       TSHYVE_BOOT_TIMEOUT: '400',
@@ -162,6 +180,21 @@ describe.skipIf(cannotRun)('the tshyve command', () => {
     expect(guest).toContain(String(3000 * 2 ** 20));
     expect(guest).toContain(String(64 << 20));
     expect(Number(/MemTotal: +(\d+)/.exec(guest)?.[1])).toBeLessThan(600 << 10);
+  });
+
+  test.skipIf(inTheLab)('folders of the host are there, and read-only ones even for root', async () => {
+    const script = [
+      "cat '/home/docker/in here/from host'",
+      'sudo sh -c "echo of the guest >/srv/out/from-guest"',
+      "sudo mount -o remount,rw '/home/docker/in here' && ! sudo touch '/home/docker/in here/x' 2>&1",
+      'grep -c " virtiofs " /proc/mounts',
+    ];
+    const said = await tshyveOk('ssh', 't', script.join(' && '));
+    // One below the home directory shows on the data disk as well.
+    expect(said).toMatch(/^hello\n.*Read-only file system\n3$/);
+    expect(readFileSync(join(shared, 'from-guest'), 'utf8')).toBe('of the guest\n');
+    expect(await world.tshyve(['suspend', 't'])).toMatchObject({ code: 7, err: /cannot be suspended/ });
+    expect(await tshyveOk('status', 't')).toBe('running');
   });
 
   test('nothing of the plugin contract or of Node reaches the supervisor or QEMU', () => {
@@ -301,6 +334,7 @@ describe.skipIf(cannotRun)('the tshyve command', () => {
     expect(await world.ok('status', 't')).toBe('Running');
     expect(world.processes().filter((line) => line.includes('qemu-system'))).toHaveLength(1);
     expect(await tshyveOk('ssh', 't', 'mountpoint -q /var/lib/docker && echo kept')).toBe('kept');
+    if (!inTheLab) expect(await tshyveOk('ssh', 't', 'cat /srv/out/from-guest')).toBe('of the guest');
   });
 
   test('rm while others wait leaves nothing', async () => {

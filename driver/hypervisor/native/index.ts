@@ -1,5 +1,7 @@
 import { readManifest } from '../../base/index.js';
-import type { Hypervisor, LaunchOptions, ProbeResult, VirtualMachine } from '../hypervisor.js';
+import type { Extras, Hypervisor, LaunchOptions, ProbeResult, VirtualMachine } from '../hypervisor.js';
+import { onlyOnMac } from '../only-on-mac.js';
+import { whyNoShares } from '../virtiofsd.js';
 import type { VmSpec } from '../vm-spec.js';
 import { nativeAccelerator } from './accelerator.js';
 import { loadAddon } from './addon.js';
@@ -31,6 +33,19 @@ export const native: Hypervisor = {
       stateVersion: STATE_VERSION,
       notes: [],
     };
+  },
+
+  async lacks(extras: Extras): Promise<readonly string[]> {
+    // There the core itself knows what this version of macOS and this Mac have.
+    if (process.platform === 'darwin') return [];
+    const found: string[] = [];
+    if (extras.rosetta) found.push(onlyOnMac('Rosetta (--tshyve-rosetta)'));
+    if (extras.bridged) found.push(onlyOnMac('A bridged network'));
+    if (extras.shares) found.push((await whyNoShares()) ?? '');
+    if (extras.nestedVirtualization) {
+      found.push('The native core shows no virtualization to its guests on Linux: use --tshyve-hypervisor qemu.');
+    }
+    return found.filter((sentence) => sentence !== '');
   },
 
   launch(spec: VmSpec, options: LaunchOptions): Promise<VirtualMachine> {

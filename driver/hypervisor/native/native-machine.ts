@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { TshyveError, checkSocketPath } from '../../base/index.js';
 import type { LaunchOptions, VirtualMachine, VmExit } from '../hypervisor.js';
 import { ForwardTable, type HostPort, noForwards } from '../forwards.js';
+import { type ServedShares, serveShares } from '../virtiofsd.js';
 import type { PortForward, PortForwardSpec, VmSpec } from '../vm-spec.js';
 import type { NativeAddon, NativeEvent, NativeMachine } from './addon.js';
 import { asSentence, nativeError } from './errors.js';
@@ -39,6 +40,7 @@ class NativeVirtualMachine implements VirtualMachine {
   readonly #options: LaunchOptions;
   #resolveExit: (exit: VmExit) => void = () => undefined;
   #machine: NativeMachine | undefined;
+  #served: ServedShares | undefined;
   #killed = false;
   #logLines = 0;
   #last: Promise<unknown> = Promise.resolve();
@@ -140,7 +142,11 @@ class NativeVirtualMachine implements VirtualMachine {
     try {
       // What a supervisor that was killed has left.
       await rm(frameSocket, { force: true });
-      const native = nativeSpec(this.#spec, frameSocket);
+      // A virtiofsd serves one core machine and ends with it.
+      await this.#served?.close();
+      const shares = process.platform === 'darwin' ? [] : (this.#spec.shares ?? []);
+      this.#served = await serveShares(shares, this.#options);
+      const native = nativeSpec(this.#spec, frameSocket, this.#served.shares);
       machine =
         options.restoreFrom === undefined
           ? await this.#addon.create(native, onEvent)
@@ -152,6 +158,7 @@ class NativeVirtualMachine implements VirtualMachine {
     } catch (error) {
       this.#machine = undefined;
       await machine?.close();
+      await this.#served?.close();
       throw nativeError('The native core did not start the machine', error);
     }
   }
@@ -213,6 +220,7 @@ class NativeVirtualMachine implements VirtualMachine {
     this.#machine = undefined;
     await machine?.stop().catch(() => undefined);
     await machine?.close();
+    await this.#served?.close();
     this.#resolveExit(exit);
   }
 }

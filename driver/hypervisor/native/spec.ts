@@ -1,3 +1,4 @@
+import type { ServedShare } from '../virtiofsd.js';
 import { SWITCH_MTU, type SocketNetworkSpec, type VmSpec } from '../vm-spec.js';
 import type { NativeMachineSpec, NativeNetwork } from './addon.js';
 
@@ -7,8 +8,9 @@ const MAX_DISK_QUEUES = 4;
 /**
  * A machine as the native core takes it.
  * @param frameSocket where our end of a datagram network goes
+ * @param served where the folders of the spec are served; on a Mac the framework does that itself
  */
-export function nativeSpec(spec: VmSpec, frameSocket: string): NativeMachineSpec {
+export function nativeSpec(spec: VmSpec, frameSocket: string, served: readonly ServedShare[] = []): NativeMachineSpec {
   return {
     name: spec.name,
     uuid: spec.uuid,
@@ -22,7 +24,12 @@ export function nativeSpec(spec: VmSpec, frameSocket: string): NativeMachineSpec
       queues: Math.min(spec.cpus, MAX_DISK_QUEUES),
     })),
     networks: [{ mac: spec.network.mac, backend: networkBackend(spec, frameSocket) }],
-    shares: [],
+    shares:
+      process.platform === 'darwin'
+        ? (spec.shares ?? []).map(({ tag, directory, readOnly }) => ({ tag, directory, readOnly }))
+        : served.map(({ tag, socket }) => ({ tag, socket })),
+    ...(spec.rosettaTag === undefined ? {} : { rosettaTag: spec.rosettaTag }),
+    ...(spec.nestedVirtualization === true ? { nestedVirtualization: true } : {}),
     balloon: true,
     console: true,
     seccomp: true,
@@ -42,6 +49,8 @@ function networkBackend({ network, uuid }: VmSpec, frameSocket: string): NativeN
       return { kind: 'tap', interfaceName: network.interface, vhost: true };
     case 'nat':
       return { kind: 'nat' };
+    case 'bridged':
+      return { kind: 'bridged', interfaceName: network.interface };
     case 'socket':
       return socketBackend(network, uuid, frameSocket);
   }

@@ -1,4 +1,6 @@
 import { TshyveError } from '../../base/index.js';
+import { onlyOnMac } from '../only-on-mac.js';
+import type { ServedShare } from '../virtiofsd.js';
 import { type NetworkSpec, SWITCH_MTU, type VmSpec } from '../vm-spec.js';
 
 export type Accelerator = 'kvm' | 'hvf' | 'tcg';
@@ -18,6 +20,9 @@ const boards = {
 /** MiB of translated code QEMU may keep; its default of 1/4 of memory is wasteful, less than this is slow. */
 const TRANSLATION_CACHE_MIB = 512;
 
+/** Requests on the way to virtiofsd; QEMU's own default of 128 is said to be slow (virtio-fs.gitlab.io). */
+const SHARE_QUEUE_SIZE = 1024;
+
 /**
  * QEMU's command line for a machine. Whatever carries text of a user's (paths, names) is passed as JSON, where commas
  * need no escaping. The machine starts paused (`-S`): port forwards are added over QMP before the first instruction.
@@ -25,17 +30,25 @@ const TRANSLATION_CACHE_MIB = 512;
  * @param sockets.qmp where QEMU listens for QMP
  * @param sockets.frames where the frames of a `socket` network go: QEMU's own end of datagrams, or a FrameRelay
  * @param guest.mac if not the one of the spec
+ * @param guest.shares where the folders of the spec are served
  */
 export function qemuArguments(
   spec: VmSpec,
   accelerator: Accelerator,
   sockets: { readonly qmp: string; readonly frames: string },
-  guest: { readonly architecture: Architecture; readonly mac?: string | undefined },
+  guest: {
+    readonly architecture: Architecture;
+    readonly mac?: string | undefined;
+    readonly shares?: readonly ServedShare[];
+  },
 ): string[] {
   const { machine, imitated } = boards[guest.architecture];
+  const { shares = [] } = guest;
   const args = ['-nodefaults', '-no-user-config', '-S'];
   args.push('-name', `tshyve-${spec.uuid}`, '-uuid', spec.uuid);
-  args.push('-machine', machine);
+  // Arm guests need the board's word for it; on x86 it is the processor model's.
+  const nested = spec.nestedVirtualization === true && guest.architecture === 'aarch64' ? ',virtualization=on' : '';
+  args.push('-machine', `${machine}${nested}${shares.length > 0 ? ',memory-backend=memory' : ''}`);
   args.push(
     '-accel',
     accelerator === 'tcg' ? `tcg,thread=multi,tb-size=${String(TRANSLATION_CACHE_MIB)}` : accelerator,
@@ -80,6 +93,20 @@ export function qemuArguments(
       ...(spec.network.mode === 'switch' ? { host_mtu: SWITCH_MTU } : {}),
     }),
   );
+  if (shares.length > 0) {
+    // virtiofsd reads requests where the guest wrote them, and writes its answers there.
+    const memory = { 'qom-type': 'memory-backend-memfd', id: 'memory', size: spec.memoryMiB * 2 ** 20, share: true };
+    args.push('-object', JSON.stringify(memory));
+  }
+  for (const [index, { tag, socket }] of shares.entries()) {
+    const id = `share${String(index)}`;
+    args.push(
+      '-chardev',
+      `socket,id=${id},path=${escapeCommas(socket)}`,
+      '-device',
+      JSON.stringify({ driver: 'vhost-user-fs-pci', chardev: id, tag, 'queue-size': SHARE_QUEUE_SIZE }),
+    );
+  }
   args.push('-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0');
   if (process.platform === 'linux') {
     args.push('-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny');
@@ -106,6 +133,8 @@ function netdev(network: NetworkSpec, frames: string): Record<string, unknown> {
         'precondition',
         "QEMU reaches macOS' NAT only as root. Use the native hypervisor, or another network: --tshyve-network user.",
       );
+    case 'bridged':
+      throw new TshyveError('precondition', onlyOnMac('A bridged network'));
     case 'socket':
       return network.framing === 'datagram'
         ? { type: 'dgram', local: { type: 'unix', path: frames }, remote: { type: 'unix', path: network.path } }

@@ -2,11 +2,14 @@ import coerce from 'semver/functions/coerce.js';
 import lt from 'semver/functions/lt.js';
 
 import { TshyveError } from '../../base/index.js';
-import type { Hypervisor, LaunchOptions, ProbeResult, VirtualMachine } from '../hypervisor.js';
+import type { Extras, Hypervisor, LaunchOptions, ProbeResult, VirtualMachine } from '../hypervisor.js';
+import { onlyOnMac } from '../only-on-mac.js';
+import { whyNoShares } from '../virtiofsd.js';
 import type { VmSpec } from '../vm-spec.js';
 import type { Accelerator } from './arguments.js';
 import { type QemuProgram, findQemu, qemuMissing, qemuVersion, versionFinding } from './binary.js';
 import { probeKvm } from './kvm-probe.js';
+import { whyNotNested } from './nested.js';
 import { launchQemu } from './qemu-machine.js';
 
 const DATAGRAMS_SINCE = '7.2.0';
@@ -23,6 +26,19 @@ export const qemu: Hypervisor = {
     if (tooOld !== undefined) return { hypervisor: 'qemu', usable: false, version, notes: [tooOld] };
     const { accelerator, notes } = await chooseAccelerator(found, options.signal);
     return { hypervisor: 'qemu', usable: true, accelerator, version, stateVersion: `QEMU ${version}`, notes };
+  },
+
+  async lacks(extras: Extras): Promise<readonly string[]> {
+    const found: string[] = [];
+    if (extras.rosetta) found.push(onlyOnMac('Rosetta (--tshyve-rosetta)'));
+    if (extras.bridged) found.push(onlyOnMac('A bridged network'));
+    if (extras.shares) found.push((await whyNoShares()) ?? '');
+    const program = extras.nestedVirtualization ? await findQemu() : undefined;
+    if (program !== undefined) {
+      const { accelerator } = await chooseAccelerator(program);
+      found.push((await whyNotNested(program.architecture, accelerator)) ?? '');
+    }
+    return found.filter((sentence) => sentence !== '');
   },
 
   async launch(spec: VmSpec, options: LaunchOptions): Promise<VirtualMachine> {

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { TshyveError, checkSocketPath, codeOf, messageOf, sleep, within } from '../../base/index.js';
 import type { LaunchOptions, VirtualMachine, VmExit } from '../hypervisor.js';
 import { ForwardTable, type HostPort, noForwards } from '../forwards.js';
+import { serveShares } from '../virtiofsd.js';
 import type { PortForward, PortForwardSpec, VmSpec } from '../vm-spec.js';
 import { type Accelerator, qemuArguments } from './arguments.js';
 import type { QemuProgram } from './binary.js';
@@ -33,12 +34,16 @@ export async function launchQemu(
   const relay = await startRelay(spec, frameSocket, options);
   const { architecture } = qemu;
   const sockets = { qmp: qmpSocket, frames: frameSocket };
-  const args = qemuArguments(spec, accelerator, sockets, { architecture, mac: relay?.mac });
+  const served = await serveShares(spec.shares ?? [], options).catch(async (error: unknown) => {
+    await relay?.close();
+    throw error;
+  });
+  const { shares } = served;
+  const args = qemuArguments(spec, accelerator, sockets, { architecture, mac: relay?.mac, shares });
   if (restoreFrom !== undefined) args.push('-incoming', 'defer');
   const process_ = new QemuProcess(qemu.path, args, options);
   void process_.ended.then(async () => {
-    await relay?.close();
-    await rm(frameSocket, { force: true });
+    await Promise.all([relay?.close(), served.close(), rm(frameSocket, { force: true })]);
   });
   try {
     const qmp = await within(

@@ -8,6 +8,7 @@ function backend(name: HypervisorName, usable: boolean): Hypervisor {
   return {
     name,
     probe: () => Promise.resolve({ hypervisor: name, usable, notes }),
+    lacks: () => Promise.resolve([]),
     launch: () => Promise.reject(new Error('not asked for')),
   };
 }

@@ -104,6 +104,7 @@ describe('findings name the flag and the fix', () => {
     [{ Network: 'bridged' }, '--tshyve-network'],
     [{ Cmdline: 'a\nb' }, '--tshyve-cmdline'],
     [{ ExtraDisks: ['relative.img'] }, '--tshyve-extra-disk'],
+    [{ Shares: ['relative'] }, '--tshyve-share'],
     [{ SSHUser: 'a b' }, '--tshyve-ssh-user'],
     [{ RequestedSSHPort: 70_000 }, '--tshyve-ssh-port'],
     [{ BootTimeout: 1 }, '--tshyve-boot-timeout'],

@@ -15,6 +15,7 @@ test.each([
   ['user:lab', { mode: 'user', network: 'lab' }],
   ['shared', { mode: 'shared', network: 'shared' }],
   ['nat', { mode: 'nat' }],
+  ['bridged:en0', { mode: 'bridged', interface: 'en0' }],
   ['shared:lab-2', { mode: 'shared', network: 'lab-2' }],
   ['socket:stream:/run/s', { mode: 'socket', framing: 'stream', path: '/run/s' }],
   ['socket:socket_vmnet:/var/run/s', { mode: 'socket', framing: 'stream', path: '/var/run/s' }],
@@ -31,12 +32,22 @@ test.each([
   expect(parseNetworkChoice(text)).toEqual(expected);
 });
 
-test.each(['', 'bridged', 'shared:', 'shared:../x', 'shared:UP', 'User', 'user:', 'user:a/b', 'user:a,b'])(
-  '%j is refused with the choices',
-  (text) => {
-    expect(() => parseNetworkChoice(text)).toThrow('--tshyve-network is "' + text + '": give user, shared');
-  },
-);
+test.each([
+  '',
+  'bridged',
+  'bridged:',
+  'bridged:a b',
+  'bridged:../x',
+  'shared:',
+  'shared:../x',
+  'shared:UP',
+  'User',
+  'user:',
+  'user:a/b',
+  'user:a,b',
+])('%j is refused with the choices', (text) => {
+  expect(() => parseNetworkChoice(text)).toThrow('--tshyve-network is "' + text + '": give user, shared');
+});
 
 test.each([
   ['socket:', /"" is no kind of socket. Write socket:KIND:PATH.*KIND one of stream, datagram, .*vpnkit/],

@@ -119,8 +119,12 @@ async function supervise(sshPort: number): Promise<{ supervisor: Supervisor; log
     {
       selectHypervisor: async (name) => {
         const real = await selectHypervisor(name);
-        const probe = real.probe.bind(real);
-        return { name: real.name, probe, launch: (_, options) => real.launch(user, options) };
+        return {
+          name: real.name,
+          probe: (options) => real.probe(options),
+          lacks: (extras) => real.lacks(extras),
+          launch: (_, options) => real.launch(user, options),
+        };
       },
       attach: (network, _, to) => {
         if (network.mode !== 'nat') throw new Error(`not on NAT but ${network.mode}`);

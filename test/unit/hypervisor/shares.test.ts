@@ -1,0 +1,124 @@
+import { spawnSync } from 'node:child_process';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { afterAll, describe, expect, test } from 'vitest';
+
+import { type Extras, hypervisorNames, selectHypervisor } from '../../../driver/hypervisor/index.js';
+import { qemuArguments } from '../../../driver/hypervisor/qemu/arguments.js';
+import { whyNotNested } from '../../../driver/hypervisor/qemu/nested.js';
+import { findVirtiofsd, serveShares, whyNoShares } from '../../../driver/hypervisor/virtiofsd.js';
+import { Bench, nativeCannotRun } from './bench.js';
+import { hang, print } from './tiny-guest.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'tsv-'));
+const benches = hypervisorNames.map((name) => new Bench(name));
+afterAll(async () => {
+  for (const bench of benches) await bench.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+const log = { info: () => undefined, debug: () => undefined };
+const daemons = () => spawnSync('pgrep', ['-f', 'socket-path=share[01].sock'], { encoding: 'utf8' }).stdout;
+/** CI runs as root. */
+const cannotServe = process.getuid?.() !== 0 && process.env['CI'] !== 'true';
+
+describe.each(hypervisorNames)('a machine on %s', (name) => {
+  test.skipIf(cannotServe || (name === 'native' && nativeCannotRun))(
+    'is served its folders, and takes the daemons along',
+    async () => {
+      const bench = benches[hypervisorNames.indexOf(name)] ?? expect.fail();
+      const directory = join(folder, `shared-${name}`);
+      mkdirSync(directory);
+      writeFileSync(join(directory, 'file'), 'kept');
+      const shares = [
+        { tag: 'share0', directory, readOnly: false },
+        { tag: 'share1', directory, readOnly: true },
+      ];
+      const { machine, console: said } = await bench.launch([print('up'), hang()], {
+        change: (spec) => ({ ...spec, shares }),
+      });
+      await expect.poll(said).toContain('up');
+      expect(readdirSync(bench.folder)).toEqual(expect.arrayContaining(['share0.sock', 'share1.sock']));
+      // The folder is mounted only where virtiofsd is: whoever deletes the run folder deletes nothing of it.
+      expect(readdirSync(join(bench.folder, 'share0'))).toEqual([]);
+      await machine.kill();
+      await expect.poll(() => readdirSync(bench.folder).filter((file) => file.startsWith('share'))).toEqual([]);
+      expect(existsSync(join(directory, 'file'))).toBe(true);
+      await expect.poll(daemons).toBe('');
+    },
+  );
+});
+
+test('a folder that cannot be served is named, with the words of who refused', async () => {
+  const run = join(folder, 'run');
+  mkdirSync(run);
+  const share = { tag: 'share0', directory: join(folder, 'none'), readOnly: false };
+  await expect(serveShares([share], { runDirectory: run, log })).rejects.toThrow(
+    /virtiofsd does not serve .*\/none .*: /,
+  );
+  expect(readdirSync(run)).toEqual([]);
+});
+
+test('a host without virtiofsd says what to install', async () => {
+  expect(await whyNoShares({ PATH: folder })).toBeUndefined();
+  const own = join(folder, 'bin');
+  mkdirSync(own);
+  writeFileSync(join(own, 'virtiofsd'), '#!/bin/sh\n');
+  chmodSync(join(own, 'virtiofsd'), 0o755);
+  expect(await findVirtiofsd({ PATH: `relative:${own}` })).toBe(join(own, 'virtiofsd'));
+});
+
+test("QEMU's guest memory is shared with virtiofsd, and only then", () => {
+  const spec = benches[0]?.spec('/k') ?? expect.fail();
+  const sockets = { qmp: '/q', frames: '/f' };
+  const shares = [{ tag: 'share0', socket: '/run/a,b.sock' }];
+  const args = qemuArguments(spec, 'kvm', sockets, { architecture: 'x86_64', shares }).join(' ');
+  expect(args).toContain('q35,vmport=off,hpet=off,memory-backend=memory');
+  expect(args).toContain('{"qom-type":"memory-backend-memfd","id":"memory","size":67108864,"share":true}');
+  expect(args).toContain('socket,id=share0,path=/run/a,,b.sock');
+  expect(args).toContain('"driver":"vhost-user-fs-pci","chardev":"share0","tag":"share0"');
+  expect(qemuArguments(spec, 'kvm', sockets, { architecture: 'x86_64' }).join(' ')).not.toContain('memory-backend');
+});
+
+describe('what a host lacks', () => {
+  const none: Extras = { shares: false, rosetta: false, nestedVirtualization: false, bridged: false };
+  test.each(hypervisorNames)(
+    'on %s, nothing for an ordinary machine, a sentence for each other thing',
+    async (name) => {
+      const hypervisor = await selectHypervisor(name);
+      expect(await hypervisor.lacks(none)).toEqual([]);
+      expect(await hypervisor.lacks({ ...none, rosetta: true, bridged: true })).toEqual([
+        "Rosetta (--tshyve-rosetta) is only possible on a Mac, on Apple's hypervisor: leave it out.",
+        "A bridged network is only possible on a Mac, on Apple's hypervisor: leave it out.",
+      ]);
+    },
+  );
+  test('the native core hides virtualization from its guests', async () => {
+    const native = await selectHypervisor('native');
+    expect(await native.lacks({ ...none, nestedVirtualization: true })).toEqual([
+      'The native core shows no virtualization to its guests on Linux: use --tshyve-hypervisor qemu.',
+    ]);
+  });
+  test('QEMU asks KVM', async () => {
+    const modules = (name: string, value: string) => {
+      const root = mkdtempSync(join(folder, 'sys-'));
+      mkdirSync(join(root, name, 'parameters'), { recursive: true });
+      writeFileSync(join(root, name, 'parameters/nested'), value);
+      return root;
+    };
+    expect(await whyNotNested('x86_64', 'tcg', '/none')).toBeUndefined();
+    expect(await whyNotNested('x86_64', 'kvm', modules('kvm_intel', 'Y\n'))).toBeUndefined();
+    expect(await whyNotNested('x86_64', 'kvm', modules('kvm_amd', '1\n'))).toBeUndefined();
+    expect(await whyNotNested('x86_64', 'kvm', modules('kvm_amd', '0\n'))).toMatch(/modprobe kvm_amd nested=1/);
+    expect(await whyNotNested('x86_64', 'hvf')).toMatch(/--tshyve-hypervisor native/);
+    expect(await whyNotNested('aarch64', 'kvm')).toMatch(/leave --tshyve-nested out/);
+    const arm = qemuArguments(
+      { ...(benches[0]?.spec('/k') ?? expect.fail()), nestedVirtualization: true },
+      'tcg',
+      { qmp: '/q', frames: '/f' },
+      { architecture: 'aarch64' },
+    );
+    expect(arm.join(' ')).toContain('virt,gic-version=max,virtualization=on');
+  });
+});
