@@ -99,11 +99,12 @@ cpSync(need(join(root, 'prebuilds', platform), 'run "npm run build:native".'), j
   recursive: true,
 });
 if (options['without-image'] !== true) {
-  for (const { file } of manifest.images) {
-    const image = join(root, file ?? '');
-    if (file === undefined || !file.includes(process.arch === 'x64' ? 'amd64' : process.arch)) continue;
+  const architecture = process.arch === 'x64' ? 'amd64' : process.arch;
+  const { file } = manifest.images.find((image) => image.architecture === architecture) ?? {};
+  if (file !== undefined) {
+    const fix = `run "iso/build.sh --arch ${architecture}" on Debian or Ubuntu, and put the result there; or --without-image.`;
     mkdirSync(dirname(join(release, file)), { recursive: true });
-    copyFileSync(need(image, 'run iso/build.sh.'), join(release, file));
+    copyFileSync(need(join(root, file), fix), join(release, file));
   }
 }
 const archive = join(out, `${name}.tar.gz`);

@@ -16,7 +16,14 @@ export {
   runRoot,
   tshyveHome,
 } from './paths.js';
-export { type Manifest, type ManifestImage, packageRoot, readManifest } from './manifest.js';
+export {
+  type Manifest,
+  type ManifestImage,
+  guestArchitecture,
+  packageRoot,
+  readManifest,
+  releaseImage,
+} from './manifest.js';
 export { type OwnProgram, ownProgram } from './own-program.js';
 export { readTextIfPresent } from './read-text.js';
 export { type RunOptions, type RunResult, run } from './run.js';

@@ -52,3 +52,11 @@ export function readManifest(): Manifest {
     });
   }
 }
+
+/** Of the guests of this host, in Debian's words. */
+export const guestArchitecture = process.arch === 'arm64' ? 'arm64' : 'amd64';
+
+/** The guest image of this release for this host; undefined: it has none. */
+export function releaseImage(): ManifestImage | undefined {
+  return readManifest().images.find(({ architecture }) => architecture === guestArchitecture);
+}

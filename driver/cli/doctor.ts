@@ -2,7 +2,7 @@ import { join } from 'node:path';
 
 import satisfies from 'semver/functions/satisfies.js';
 
-import { TshyveError, exists, messageOf, packageRoot, readManifest, run } from '../base/index.js';
+import { TshyveError, exists, messageOf, packageRoot, readManifest, releaseImage, run } from '../base/index.js';
 import {
   type HypervisorName,
   type ProbeResult,
@@ -26,10 +26,13 @@ export async function doctor(): Promise<void> {
   const auto = await chooseHypervisor('auto');
   if (usable) say('ok  ', `hypervisor auto is ${auto.hypervisor.name}: ${auto.reason}`);
   if (process.platform === 'darwin') await macNetwork(say);
-  for (const image of readManifest().images) {
-    if (image.file === undefined) continue;
+  const image = releaseImage();
+  if (image?.file !== undefined) {
     const present = await exists(join(packageRoot(), image.file));
-    say(present ? 'ok  ' : 'FAIL', `guest image ${image.architecture}${present ? '' : ': build it with iso/build.sh'}`);
+    say(
+      present ? 'ok  ' : 'FAIL',
+      `guest image ${image.architecture}${present ? '' : `: build it with "iso/build.sh --arch ${image.architecture}" on Debian or Ubuntu`}`,
+    );
   }
   for (const [program, range] of Object.entries(readManifest().clients)) {
     const version = await clientVersion(program);

@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
-import { type Log, TshyveError, exists, packageRoot, readManifest } from '../base/index.js';
+import { type Log, TshyveError, exists, guestArchitecture, packageRoot, releaseImage } from '../base/index.js';
 import { IsoImage } from './iso9660.js';
 
 /** Where an image is to come from. */
@@ -84,14 +84,13 @@ export async function checkChecksum(path: string, wanted: string, signal: AbortS
 }
 
 function defaultSource(sha256: string | undefined): ImageSource {
-  const architecture = process.arch === 'arm64' ? 'arm64' : 'amd64';
-  const image = readManifest().images.find((candidate) => candidate.architecture === architecture);
+  const image = releaseImage();
   if (image?.file !== undefined)
     return { url: pathToFileURL(join(packageRoot(), image.file)), sha256: sha256 ?? image.sha256 };
   if (image?.url !== undefined) return { url: new URL(image.url), sha256: sha256 ?? image.sha256 };
   throw new TshyveError(
     'precondition',
-    `This release has no guest image for ${architecture}. Give one with --tshyve-image-url.`,
+    `This release has no guest image for ${guestArchitecture}. Give one with --tshyve-image-url.`,
   );
 }
 
@@ -104,7 +103,7 @@ export async function requireSourceFile(source: ImageSource): Promise<void> {
   throw new TshyveError(
     'not-found',
     own
-      ? `The guest image ${path} does not exist yet. Build it with iso/build.sh, or give another with --tshyve-image-url.`
+      ? `The guest image ${path} does not exist yet. Build it with "iso/build.sh --arch ${guestArchitecture}" on Debian or Ubuntu, or give another with --tshyve-image-url.`
       : `The guest image ${path} does not exist. Check --tshyve-image-url.`,
   );
 }
