@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import {
   appendFileSync,
+  chmodSync,
   existsSync,
   mkdtempSync,
   readFileSync,
@@ -26,6 +27,8 @@ import { World, cannotRun, image, inTheLab } from './world.js';
 describe.skipIf(cannotRun)('the tshyve command', () => {
   const world = new World();
   const shared = mkdtempSync(join(tmpdir(), 'tsh-'));
+  // For the guest's user as well, who is nobody here.
+  chmodSync(shared, 0o755);
   writeFileSync(join(shared, 'from host'), 'hello\n');
   afterAll(async () => {
     await world.close();
