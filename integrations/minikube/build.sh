@@ -38,8 +38,8 @@ if ! command -v go >/dev/null; then
 	echo "build.sh: Go is missing. Install it: https://go.dev/dl (or apt install golang-go)" >&2
 	exit 1
 fi
-# The ISO version belongs to the release; it names the image that a start without --iso-url would fetch.
-iso_version=v1.38.0
+# shellcheck source=integrations/minikube/release.sh
+. "$here/release.sh"
 cd "$here"
 version=$(go list -m -f '{{.Version}}' k8s.io/minikube)
 go mod download k8s.io/minikube
@@ -75,5 +75,5 @@ tags=()
 # Lets minikube's KVM driver find libvirt when it runs, as upstream's own build does.
 if [ "$(go env GOOS)" = linux ] && command -v "$(go env CC)" >/dev/null; then tags=(-tags libvirt_dlopen); else export CGO_ENABLED=0; fi
 cd "$source"
-GOFLAGS="${GOFLAGS:-} -buildvcs=false" go build "${tags[@]}" -trimpath -ldflags "-s -w -X $pkg.version=$version -X $pkg.isoVersion=$iso_version -X $pkg.gitCommitID=tshyve -X $pkg.storageProvisionerVersion=v5" -o "$output" ./cmd/minikube
+GOFLAGS="${GOFLAGS:-} -buildvcs=false" go build "${tags[@]}" -trimpath -ldflags "-s -w -X $pkg.version=$version -X $pkg.isoVersion=$iso_version -X $pkg.gitCommitID=tshyve -X $pkg.storageProvisionerVersion=$storage_provisioner_version" -o "$output" ./cmd/minikube
 echo "$output"
