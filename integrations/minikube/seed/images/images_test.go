@@ -89,12 +89,14 @@ func TestRefusesAProgramThatIsNotWhatTheTagSays(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	info := &buildinfo.BuildInfo{Deps: []*debug.Module{{Path: "go.etcd.io/etcd/server/v3", Version: "v3.6.6"}}}
-	if err := checkVersion(info, "3.6.6-0", "go.etcd.io/etcd/server/v3"); err != nil {
-		t.Error(err)
-	}
-	if err := checkVersion(info, "3.6.5-0", "go.etcd.io/etcd/server/v3"); err == nil || !strings.Contains(err.Error(), "v3.6.6, but the image has the tag 3.6.5-0") {
-		t.Errorf("other version: %v", err)
+	etcd := debug.Module{Path: "go.etcd.io/etcd/server/v3", Version: "v3.6.6"}
+	for _, info := range []*buildinfo.BuildInfo{{Main: etcd}, {Deps: []*debug.Module{&etcd}}} {
+		if err := checkVersion(info, "3.6.6-0", etcd.Path); err != nil {
+			t.Error(err)
+		}
+		if err := checkVersion(info, "3.6.5-0", etcd.Path); err == nil || !strings.Contains(err.Error(), "v3.6.6, but the image has the tag 3.6.5-0") {
+			t.Errorf("other version: %v", err)
+		}
 	}
 }
 

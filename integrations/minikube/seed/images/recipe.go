@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	goruntime "runtime"
+	"runtime/debug"
 	"strings"
 
 	"k8s.io/minikube/pkg/minikube/bootstrapper/images"
@@ -111,7 +112,8 @@ func checkVersion(info *buildinfo.BuildInfo, tag, wanted string) error {
 	if wanted == "" {
 		return nil
 	}
-	for _, module := range info.Deps {
+	// Go calls the module of package main the main one, though it was built as a dependency of ours.
+	for _, module := range append([]*debug.Module{&info.Main}, info.Deps...) {
 		if module.Path != wanted {
 			continue
 		}
