@@ -1,10 +1,11 @@
 import { spawn } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { readdirSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 
 import type { Benchmark } from './benchmark.js';
 import { type Variant, interleave, pick } from './harness.js';
+import type { World } from './world.js';
 
 const WARMUP_ROUNDS = 3;
 const BUDGET_MS = 60_000;
@@ -25,10 +26,12 @@ s.listen(0, '127.0.0.1', () => console.log('127.0.0.1:' + s.address().port));
 
 export const coldStart: Benchmark = {
   name: 'cold-start',
-  about: 'plugin: spawn to address line, and to the answer of the first call',
+  about: 'plugin, as script and as single executable: spawn to address line, and to the answer of the first call',
   rounds: 30,
   needs: ['plugin', 'goPlugin'],
   async run({ world, rounds, say }) {
+    say('Packing the single executable');
+    const executable = await packExecutable(world);
     say(`${String(rounds)} rounds`);
     const minimal = join(world.folder, 'minimal.cjs');
     writeFileSync(minimal, minimalSource);
@@ -43,12 +46,17 @@ export const coldStart: Benchmark = {
       [
         plugin('minimal', process.execPath, [minimal], false),
         plugin('tshyve', process.execPath, [world.parts.plugin.path], true),
+        plugin('executable', executable, [], true),
         plugin('go', world.parts.goPlugin.path, [], true),
       ],
       { rounds, warmup: WARMUP_ROUNDS, budgetMs: BUDGET_MS },
     );
-    const [minimalAddress, ourAddress, goAddress] = pick(values, ['minimal address', 'tshyve address', 'go address']);
-    const [ourAnswer, goAnswer] = pick(values, ['tshyve answer', 'go answer']);
+    const variants = ['minimal', 'tshyve', 'executable', 'go'] as const;
+    const [minimalAddress, ourAddress, executableAddress, goAddress] = pick(
+      values,
+      variants.map((name) => `${name} address`),
+    );
+    const [ourAnswer, executableAnswer, goAnswer] = pick(values, ['tshyve answer', 'executable answer', 'go answer']);
     return [
       {
         title: 'Plugin cold start, spawn to address line',
@@ -57,6 +65,7 @@ export const coldStart: Benchmark = {
         series: [
           { name: 'minimal Node script that listens and prints', values: minimalAddress?.values ?? [] },
           { name: 'docker-machine-driver-tshyve', values: ourAddress?.values ?? [] },
+          { name: 'the same as single executable', values: executableAddress?.values ?? [] },
           { name: 'Go plugin that does nothing', values: goAddress?.values ?? [] },
         ],
         aims: [{ series: 'docker-machine-driver-tshyve', of: 'ratio', max: 1.1 }],
@@ -67,12 +76,22 @@ export const coldStart: Benchmark = {
         baseline: 'Go plugin that does nothing',
         series: [
           { name: 'docker-machine-driver-tshyve', values: ourAnswer?.values ?? [] },
+          { name: 'the same as single executable', values: executableAnswer?.values ?? [] },
           { name: 'Go plugin that does nothing', values: goAnswer?.values ?? [] },
         ],
       },
     ];
   },
 };
+
+/** @returns the path of the plugin in a release that is made of what was built */
+async function packExecutable(world: World): Promise<string> {
+  const out = join(world.folder, 'release');
+  const script = join(world.parts.tshyve.path, '../../scripts/package.mjs');
+  await world.run(process.execPath, [script, '--out', out, '--without-image']);
+  const [name = ''] = readdirSync(out).filter((entry) => !entry.endsWith('.gz'));
+  return join(out, name, 'bin/docker-machine-driver-tshyve');
+}
 
 /** Starts a plugin as libmachine does and ends it. @returns milliseconds since the spawn */
 async function startPlugin(program: string, args: readonly string[], env: NodeJS.ProcessEnv, call: boolean) {
