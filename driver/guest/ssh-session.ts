@@ -178,11 +178,12 @@ export async function contactGuest(
   let attemptMs = ATTEMPT_TIMEOUT_MS;
   let heard = hintsOf(options).length;
   for (;;) {
+    requireWanted(options);
     const begun = performance.now();
     const outcome = await attempt(address, attemptMs, options);
     if ('session' in outcome) return outcome.session;
     if (outcome.final !== undefined) throw outcome.final;
-    if (options.signal.aborted) throw new TshyveError('cancelled', 'Waiting for SSH was cancelled.');
+    requireWanted(options);
     const now = performance.now();
     if (now - begun >= attemptMs) attemptMs = Math.min(attemptMs * 2, LONGEST_ATTEMPT_MS);
     if (outcome.refused) {
@@ -218,6 +219,11 @@ export interface ContactHints {
 interface ContactOptions {
   readonly signal: AbortSignal;
   readonly guest?: ContactHints;
+}
+
+/** @throws TshyveError `cancelled` */
+function requireWanted({ signal }: ContactOptions): void {
+  if (signal.aborted) throw new TshyveError('cancelled', 'Waiting for SSH was cancelled.');
 }
 
 /** What the guest has not said yet. */

@@ -88,3 +88,16 @@ test('an attempt that began when the network was up is not given up when sshd is
   expect(connections).toBe(1);
   session.close();
 });
+
+test('whoever has given up already is not connected any more', async () => {
+  let connections = 0;
+  const port = await listening(
+    createServer((socket) => {
+      connections++;
+      socket.destroy();
+    }),
+  );
+  const options = { timeoutMs: 1000, signal: AbortSignal.abort() };
+  await expect(contactGuest(guestAt(port), options)).rejects.toThrow('Waiting for SSH was cancelled.');
+  expect(connections).toBe(0);
+});
