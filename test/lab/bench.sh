@@ -4,4 +4,4 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 "$here/build.sh"
-"$here/run.sh" --results "$here/out" -- node test/lab/runner/out/bench.cjs "${1:-5}"
+"$here/run.sh" --cpus 2 --results "$here/out" -- node test/lab/runner/out/bench.cjs "${1:-5}"

@@ -3,7 +3,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 lab=$here/out
-cpus=2 memory=9216 timeout=1500 results='' shell=no
+cpus=1 memory=9216 timeout=1500 results='' shell=no
 usage() {
 	cat <<EOF
 Usage: test/lab/run.sh [OPTIONS] -- COMMAND [ARGUMENT...]

@@ -106,7 +106,7 @@ export class Guest {
   }
 
   /** Waits for text on the console. @throws with the console's end when the guest ends before, or time is up */
-  async waitFor(pattern: RegExp, timeoutMs = 120_000): Promise<RegExpExecArray> {
+  async waitFor(pattern: RegExp, timeoutMs = 300_000): Promise<RegExpExecArray> {
     const deadline = performance.now() + timeoutMs;
     for (;;) {
       const match = pattern.exec(this.console);
@@ -129,7 +129,7 @@ export class Guest {
   }
 
   /** Waits until the machine is gone by itself. */
-  async end(timeoutMs = 120_000): Promise<number | string> {
+  async end(timeoutMs = 300_000): Promise<number | string> {
     const timer = setTimeout(() => {
       this.said += `\nnot ended after ${String(timeoutMs)} ms`;
       this.kill();

@@ -4,8 +4,7 @@ import { withGuest } from './guest.js';
 import { kernels } from './lab.js';
 import { expectReport } from './report.js';
 
-/** Boots take most of their time on one processor of the two that the lab has, so two run at a time. */
-describe.concurrent.each(kernels)("Debian's stock kernel %s on the native core", (kernel) => {
+describe.each(kernels)("Debian's stock kernel %s on the native core", (kernel) => {
   const every = [512, 3072, 5120].flatMap((memoryMiB) => [1, 2, 4].map((cpus) => ({ cpus, memoryMiB })));
   // The extremes are enough for the newest kernel.
   const sizes = kernel === 'cloud-6.12' ? every.filter((_, index) => index === 0 || index === 8) : every;
