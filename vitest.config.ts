@@ -27,6 +27,17 @@ export default defineConfig({
       },
       {
         extends: true,
+        // The seeded cache takes long to build the first time.
+        test: {
+          name: 'kubernetes',
+          include: ['test/kubernetes/**/*.test.ts'],
+          testTimeout: 3_600_000,
+          hookTimeout: 600_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        extends: true,
         // Inside the lab machine, whose processors are slow: see test/lab/README.md.
         test: {
           name: 'lab',
