@@ -10,3 +10,6 @@ if (process.env['TSHYVE_LAB'] !== '1') {
 export const kernels = ['cloud-6.1', 'generic-6.1', 'cloud-6.12'].filter((name) =>
   [name, undefined].includes(process.env['LAB_KERNEL']),
 );
+
+/** True where the lab's tests run beside others, by `test.sh --short`: what says little more is left out. */
+export const short = process.env['LAB_SHORT'] === '1';
