@@ -38,6 +38,17 @@ export default defineConfig({
       },
       {
         extends: true,
+        // Real machines of a minikube with our driver: see docs/minikube.md.
+        test: {
+          name: 'minikube',
+          include: ['test/minikube/**/*.test.ts'],
+          testTimeout: 600_000,
+          hookTimeout: 600_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        extends: true,
         // Inside the lab machine, whose processors are slow: see test/lab/README.md.
         test: {
           name: 'lab',

@@ -8,21 +8,21 @@ tier=full
 case ${1:-} in
 -h | --help)
 	cat <<'EOF'
-Usage: scripts/test.sh [--fast | --lab | --arm64 | --kubernetes]
+Usage: scripts/test.sh [--fast | --lab | --arm64 | --minikube | --kubernetes]
 
 Installs what the tests need (with apt, as root or through sudo) and runs all of them: checks, unit tests, the real
 docker-machine client, real machines, and in the lab (see test/lab/README.md) stock kernels and real machines on the native
 core. --fast leaves out what boots machines and sanitizers (about three minutes). --lab runs all tests of the lab instead
 of most of them, and nothing else. --arm64 builds the arm64 guest image and boots it in emulation, and does nothing else
-(six minutes). --kubernetes builds Kubernetes for minikube's cache with Go 1.26 and tests that a start finds all there, and
+(six minutes). --minikube builds a minikube with our driver and its guest image, which takes Go 1.26, and drives real
+machines with it, and nothing else (half an hour). --kubernetes builds Kubernetes for minikube's cache with Go 1.26 and tests that a start finds all there, and
 nothing else (half an hour the first time).
 EOF
 	exit 0
 	;;
 --fast) tier=fast ;;
 --lab) tier=lab ;;
---arm64) tier=arm64 ;;
---kubernetes) tier=kubernetes ;;
+--arm64 | --minikube | --kubernetes) tier=${1#--} ;;
 ?*) fail "Unknown option $1; see scripts/test.sh --help" ;;
 esac
 trap 'exit 130' INT TERM
@@ -43,8 +43,8 @@ if [ "$tier" = arm64 ]; then
 	mapfile -t -O ${#packages[@]} packages < <(grep -v '^#' iso/build-packages-arm64.txt)
 fi
 need_packages "${packages[@]}"
-# Debian's Go is too old for Kubernetes, whose build says so.
-if ! command -v go >/dev/null && [ "$tier" != kubernetes ]; then need_packages golang-go; fi
+# Debian's Go is too old for minikube and Kubernetes, whose builds say so.
+if ! command -v go >/dev/null && [ "$tier" != minikube ] && [ "$tier" != kubernetes ]; then need_packages golang-go; fi
 build_package
 
 results=()
@@ -95,6 +95,12 @@ elif [ "$tier" = lab ]; then
 	step 'Go clients' test/conformance/build.sh
 	step 'lab machine' test/lab/build.sh
 	step 'tests in the lab' test/lab/test.sh --reports "$reports"
+elif [ "$tier" = minikube ]; then
+	step 'minikube with the driver' integrations/minikube/build.sh --check
+	step 'Go tests of the driver' go -C integrations/minikube test -trimpath ./...
+	step 'guest image for minikube' iso/build.sh --minikube
+	step 'image is reproducible' iso/check-reproducible.sh --minikube
+	step 'minikube' vitest minikube
 elif [ "$tier" = kubernetes ]; then
 	step 'minikube with the driver' integrations/minikube/build.sh
 	step 'Go tests of the images' go -C integrations/minikube test -trimpath ./seed/...
