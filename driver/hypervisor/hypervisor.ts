@@ -26,6 +26,7 @@ export interface Extras {
   readonly rosetta: boolean;
   readonly nestedVirtualization: boolean;
   readonly bridged: boolean;
+  readonly firmware: boolean;
 }
 
 /** One way to run virtual machines. */

@@ -65,6 +65,7 @@ export function extrasOf(spec: VmSpec): Extras {
     rosetta: spec.rosettaTag !== undefined,
     nestedVirtualization: spec.nestedVirtualization === true,
     bridged: spec.network.mode === 'bridged',
+    firmware: spec.firmware !== undefined,
   };
 }
 

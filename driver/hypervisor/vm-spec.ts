@@ -8,7 +8,9 @@ export interface VmSpec {
   readonly cpus: number;
   readonly memoryMiB: number;
   readonly boot: LinuxBoot;
-  /** In guest order: the first is vda. */
+  /** EFI firmware boots what it finds on the disks, and `boot` counts for nothing. */
+  readonly firmware?: FirmwareSpec;
+  /** In guest order: the first is vda. Firmware boots from the last that it can. */
   readonly disks: readonly DiskSpec[];
   readonly network: NetworkSpec;
   /** Host folders for the guest, by virtiofs. */
@@ -25,6 +27,11 @@ export interface ShareSpec {
   /** Absolute host path. */
   readonly directory: string;
   readonly readOnly: boolean;
+}
+
+export interface FirmwareSpec {
+  /** Absolute path of the file of its variables; made when missing. */
+  readonly variableStore: string;
 }
 
 /** Direct kernel boot. Paths are absolute host paths. */
@@ -248,6 +255,7 @@ export const vmSpecSchema: v.GenericSchema<unknown, VmSpec> = v.looseObject({
   cpus: v.pipe(v.number(), v.integer(), v.minValue(1)),
   memoryMiB: v.pipe(v.number(), v.integer(), v.minValue(1)),
   boot: v.looseObject({ kernel: v.string(), initrd: v.string(), commandLine: v.string() }),
+  firmware: v.exactOptional(v.looseObject({ variableStore: v.string() })),
   disks: v.array(v.looseObject({ id: v.string(), path: v.string(), readOnly: v.boolean() })),
   network: networkSpec,
   shares: v.exactOptional(v.array(v.looseObject({ tag: v.string(), directory: v.string(), readOnly: v.boolean() }))),

@@ -36,6 +36,8 @@ export interface MachineConfig {
   Shares: string[];
   /** macOS on Apple silicon: run x86-64 programs in the guest. */
   Rosetta: boolean;
+  /** EFI firmware boots the image, not its kernel and initrd. */
+  Firmware: boolean;
   /** The guest may run virtual machines itself. */
   NestedVirtualization: boolean;
   /** A host port the user insists on; 0 lets us choose. */
@@ -66,6 +68,7 @@ export const configDefaults: Readonly<MachineConfig> = {
   ExtraDisks: [],
   Shares: [],
   Rosetta: false,
+  Firmware: false,
   NestedVirtualization: false,
   RequestedSSHPort: 0,
   BootTimeout: 300,

@@ -47,6 +47,12 @@ const bindings: readonly FlagBinding[] = [
     'Run x86-64 programs in an arm64 machine by Rosetta (Macs with Apple silicon)',
     'TSHYVE_ROSETTA',
   ),
+  bool(
+    'firmware',
+    'Firmware',
+    'Boot the image by EFI firmware, as a computer does, and not by its kernel and initrd',
+    'TSHYVE_FIRMWARE',
+  ),
   bool('nested', 'NestedVirtualization', 'Let the machine run virtual machines itself', 'TSHYVE_NESTED'),
   text('ssh-user', 'SSHUser', 'User to log in as over SSH', 'TSHYVE_SSH_USER'),
   int(

@@ -13,6 +13,8 @@ export interface MachineLayout {
   readonly iso: string;
   readonly kernel: string;
   readonly initrd: string;
+  /** Of EFI firmware. */
+  readonly variableStore: string;
   readonly consoleLog: string;
   extraDisk(index: number): string;
 }
@@ -33,6 +35,7 @@ export function machineLayout(storePath: string, machineName: string): MachineLa
     iso: join(directory, 'boot2docker.iso'),
     kernel: join(directory, 'kernel'),
     initrd: join(directory, 'initrd'),
+    variableStore: join(directory, 'efi-variables.img'),
     consoleLog: join(directory, 'console.log'),
     extraDisk: (index) => join(directory, `extra-${String(index)}.img`),
   };

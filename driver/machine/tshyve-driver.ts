@@ -655,7 +655,8 @@ export class TshyveDriver implements Driver {
       );
     }
     const isoStamp = await imageStamp(layout.iso);
-    const present = (await exists(layout.kernel)) && (await exists(layout.initrd));
+    const files = this.#config.Firmware ? [] : [layout.kernel, layout.initrd];
+    const present = (await Promise.all(files.map(exists))).every((there) => there);
     if (present && record.boot !== undefined && record.isoStamp === isoStamp) return record;
     const updated = { ...record, isoStamp, boot: await this.#unpackBootFiles(layout.iso, signal) };
     await writeRecord(layout.record, updated);
@@ -663,6 +664,8 @@ export class TshyveDriver implements Driver {
   }
 
   async #unpackBootFiles(iso: string, signal: AbortSignal): Promise<NonNullable<MachineRecord['boot']>> {
+    // Firmware takes what it needs from the image by itself.
+    if (this.#config.Firmware) return { commandLine: '', needsIsoDisk: true };
     const { kernel, initrd } = this.#layout;
     const { commandLine, needsIsoDisk, volumeId } = await extractBootFiles(iso, kernel, initrd, signal);
     return { commandLine, needsIsoDisk, imageVersion: volumeId };
@@ -736,6 +739,7 @@ export class TshyveDriver implements Driver {
       ...(shares.length === 0
         ? {}
         : { shares: shares.map(({ tag, directory, readOnly }) => ({ tag, directory, readOnly })) }),
+      ...(config.Firmware ? { firmware: { variableStore: layout.variableStore } } : {}),
       ...(config.Rosetta ? { rosettaTag: ROSETTA_TAG } : {}),
       ...(config.NestedVirtualization ? { nestedVirtualization: true } : {}),
     };
@@ -782,12 +786,13 @@ export class TshyveDriver implements Driver {
   }
 
   #extras(): Extras {
-    const { Shares, Rosetta, NestedVirtualization, Network } = this.#config;
+    const { Shares, Rosetta, NestedVirtualization, Network, Firmware } = this.#config;
     return {
       shares: Shares.length > 0,
       rosetta: Rosetta,
       nestedVirtualization: NestedVirtualization,
       bridged: parseNetworkChoice(Network).mode === 'bridged',
+      firmware: Firmware,
     };
   }
 

@@ -61,6 +61,10 @@ export function configFindings(config: MachineConfig): string[] {
     `--tshyve-cmdline must be one line of at most ${String(MAX_COMMAND_LINE)} printable characters.`,
   );
   check(
+    !config.Firmware || (config.Cmdline === '' && !config.Rosetta),
+    '--tshyve-firmware leaves the kernel command line to the image: --tshyve-cmdline and --tshyve-rosetta cannot be given with it.',
+  );
+  check(
     config.ExtraDisks.length <= MAX_EXTRA_DISKS,
     `--tshyve-extra-disk was given ${String(config.ExtraDisks.length)} times: at most ${String(MAX_EXTRA_DISKS)} are possible.`,
   );

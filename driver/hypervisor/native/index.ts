@@ -42,6 +42,9 @@ export const native: Hypervisor = {
     if (extras.rosetta) found.push(onlyOnMac('Rosetta (--tshyve-rosetta)'));
     if (extras.bridged) found.push(onlyOnMac('A bridged network'));
     if (extras.shares) found.push((await whyNoShares()) ?? '');
+    if (extras.firmware) {
+      found.push('The native core boots kernels, not firmware, on Linux: use --tshyve-hypervisor qemu.');
+    }
     if (extras.nestedVirtualization) {
       found.push('The native core shows no virtualization to its guests on Linux: use --tshyve-hypervisor qemu.');
     }

@@ -17,6 +17,7 @@ export function nativeSpec(spec: VmSpec, frameSocket: string, served: readonly S
     cpus: spec.cpus,
     memoryBytes: spec.memoryMiB * 2 ** 20,
     boot: { ...spec.boot },
+    ...(spec.firmware === undefined ? {} : { efi: { variableStore: spec.firmware.variableStore } }),
     disks: spec.disks.map(({ id, path, readOnly }) => ({
       id,
       path,

@@ -1,5 +1,6 @@
 import { TshyveError } from '../../base/index.js';
 import { onlyOnMac } from '../only-on-mac.js';
+import type { Firmware } from './firmware.js';
 import type { ServedShare } from '../virtiofsd.js';
 import { type NetworkSpec, SWITCH_MTU, type VmSpec } from '../vm-spec.js';
 
@@ -31,6 +32,7 @@ const SHARE_QUEUE_SIZE = 1024;
  * @param sockets.frames where the frames of a `socket` network go: QEMU's own end of datagrams, or a FrameRelay
  * @param guest.mac if not the one of the spec
  * @param guest.shares where the folders of the spec are served
+ * @param guest.firmware boots the machine, instead of the kernel of the spec
  */
 export function qemuArguments(
   spec: VmSpec,
@@ -40,15 +42,18 @@ export function qemuArguments(
     readonly architecture: Architecture;
     readonly mac?: string | undefined;
     readonly shares?: readonly ServedShare[];
+    readonly firmware?: Firmware | undefined;
   },
 ): string[] {
   const { machine, imitated } = boards[guest.architecture];
-  const { shares = [] } = guest;
+  const { shares = [], firmware } = guest;
   const args = ['-nodefaults', '-no-user-config', '-S'];
   args.push('-name', `tshyve-${spec.uuid}`, '-uuid', spec.uuid);
   // Arm guests need the board's word for it; on x86 it is the processor model's.
   const nested = spec.nestedVirtualization === true && guest.architecture === 'aarch64' ? ',virtualization=on' : '';
-  args.push('-machine', `${machine}${nested}${shares.length > 0 ? ',memory-backend=memory' : ''}`);
+  const memory = shares.length > 0 ? ',memory-backend=memory' : '';
+  const flash = firmware === undefined ? '' : ',pflash0=firmware,pflash1=variables';
+  args.push('-machine', `${machine}${nested}${memory}${flash}`);
   args.push(
     '-accel',
     accelerator === 'tcg' ? `tcg,thread=multi,tb-size=${String(TRANSLATION_CACHE_MIB)}` : accelerator,
@@ -63,8 +68,19 @@ export function qemuArguments(
     '-mon',
     'chardev=qmp,mode=control',
   );
-  args.push('-kernel', spec.boot.kernel, '-append', spec.boot.commandLine);
-  if (spec.boot.initrd !== '') args.push('-initrd', spec.boot.initrd);
+  if (firmware === undefined) {
+    args.push('-kernel', spec.boot.kernel, '-append', spec.boot.commandLine);
+    if (spec.boot.initrd !== '') args.push('-initrd', spec.boot.initrd);
+  } else {
+    for (const [name, filename] of [
+      ['firmware', firmware.code],
+      ['variables', firmware.variables],
+    ] as const) {
+      const readOnly = name === 'firmware';
+      const file = { driver: 'file', filename, 'read-only': readOnly };
+      args.push('-blockdev', JSON.stringify({ driver: 'raw', 'node-name': name, 'read-only': readOnly, file }));
+    }
+  }
   for (const [index, disk] of spec.disks.entries()) {
     const node = `disk${String(index)}`;
     args.push(
@@ -78,7 +94,14 @@ export function qemuArguments(
         file: { driver: 'file', filename: disk.path, 'read-only': disk.readOnly, discard: 'unmap', aio: 'threads' },
       }),
       '-device',
-      JSON.stringify({ driver: 'virtio-blk-pci', drive: node, serial: disk.id, id: `${node}-device` }),
+      JSON.stringify({
+        driver: 'virtio-blk-pci',
+        drive: node,
+        serial: disk.id,
+        id: `${node}-device`,
+        // The image is the last; firmware looks nowhere else than on disks.
+        ...(firmware === undefined ? {} : { bootindex: spec.disks.length - index }),
+      }),
     );
   }
   args.push(
@@ -95,8 +118,8 @@ export function qemuArguments(
   );
   if (shares.length > 0) {
     // virtiofsd reads requests where the guest wrote them, and writes its answers there.
-    const memory = { 'qom-type': 'memory-backend-memfd', id: 'memory', size: spec.memoryMiB * 2 ** 20, share: true };
-    args.push('-object', JSON.stringify(memory));
+    const backend = { 'qom-type': 'memory-backend-memfd', id: 'memory', size: spec.memoryMiB * 2 ** 20, share: true };
+    args.push('-object', JSON.stringify(backend));
   }
   for (const [index, { tag, socket }] of shares.entries()) {
     const id = `share${String(index)}`;

@@ -8,6 +8,7 @@ import { whyNoShares } from '../virtiofsd.js';
 import type { VmSpec } from '../vm-spec.js';
 import type { Accelerator } from './arguments.js';
 import { type QemuProgram, findQemu, qemuMissing, qemuVersion, versionFinding } from './binary.js';
+import { findFirmware, firmwareMissing } from './firmware.js';
 import { probeKvm } from './kvm-probe.js';
 import { whyNotNested } from './nested.js';
 import { launchQemu } from './qemu-machine.js';
@@ -33,11 +34,15 @@ export const qemu: Hypervisor = {
     if (extras.rosetta) found.push(onlyOnMac('Rosetta (--tshyve-rosetta)'));
     if (extras.bridged) found.push(onlyOnMac('A bridged network'));
     if (extras.shares) found.push((await whyNoShares()) ?? '');
-    const program = extras.nestedVirtualization ? await findQemu() : undefined;
-    if (program !== undefined) {
+    const program = await findQemu();
+    // That QEMU itself is missing, the probe says.
+    if (program === undefined) return found.filter((sentence) => sentence !== '');
+    if (extras.nestedVirtualization) {
       const { accelerator } = await chooseAccelerator(program);
       found.push((await whyNotNested(program.architecture, accelerator)) ?? '');
     }
+    if (extras.firmware && (await findFirmware(program)) === undefined)
+      found.push(firmwareMissing(program.architecture));
     return found.filter((sentence) => sentence !== '');
   },
 

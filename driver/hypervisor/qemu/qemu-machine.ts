@@ -10,6 +10,7 @@ import { serveShares } from '../virtiofsd.js';
 import type { PortForward, PortForwardSpec, VmSpec } from '../vm-spec.js';
 import { type Accelerator, qemuArguments } from './arguments.js';
 import type { QemuProgram } from './binary.js';
+import { prepareFirmware } from './firmware.js';
 import { qemuPorts } from './forwards.js';
 import { type QmpEvent, QmpClient } from './qmp.js';
 import { FrameRelay } from './relay/index.js';
@@ -31,6 +32,7 @@ export async function launchQemu(
   const frameSocket = checkSocketPath(join(options.runDirectory, 'net.sock'));
   await Promise.all([qmpSocket, frameSocket].map((path) => rm(path, { force: true })));
   const { restoreFrom } = options;
+  const firmware = spec.firmware === undefined ? undefined : await prepareFirmware(qemu, spec.firmware);
   const relay = await startRelay(spec, frameSocket, options);
   const { architecture } = qemu;
   const sockets = { qmp: qmpSocket, frames: frameSocket };
@@ -39,7 +41,7 @@ export async function launchQemu(
     throw error;
   });
   const { shares } = served;
-  const args = qemuArguments(spec, accelerator, sockets, { architecture, mac: relay?.mac, shares });
+  const args = qemuArguments(spec, accelerator, sockets, { architecture, mac: relay?.mac, shares, firmware });
   if (restoreFrom !== undefined) args.push('-incoming', 'defer');
   const process_ = new QemuProcess(qemu.path, args, options);
   void process_.ended.then(async () => {

@@ -105,6 +105,8 @@ describe('findings name the flag and the fix', () => {
     [{ Cmdline: 'a\nb' }, '--tshyve-cmdline'],
     [{ ExtraDisks: ['relative.img'] }, '--tshyve-extra-disk'],
     [{ Shares: ['relative'] }, '--tshyve-share'],
+    [{ Firmware: true, Cmdline: 'quiet' }, '--tshyve-firmware'],
+    [{ Firmware: true, Rosetta: true }, '--tshyve-firmware'],
     [{ SSHUser: 'a b' }, '--tshyve-ssh-user'],
     [{ RequestedSSHPort: 70_000 }, '--tshyve-ssh-port'],
     [{ BootTimeout: 1 }, '--tshyve-boot-timeout'],

@@ -1,0 +1,71 @@
+import { copyFile, rename } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+
+import { TshyveError, exists, fileError } from '../../base/index.js';
+import type { FirmwareSpec } from '../vm-spec.js';
+import type { Architecture } from './arguments.js';
+import type { QemuProgram } from './binary.js';
+
+/** EDK2 for QEMU: its code, which all machines share, and what a machine's own variables begin as. */
+export interface Firmware {
+  readonly code: string;
+  readonly variables: string;
+}
+
+/** Debian and Ubuntu, Fedora, Arch Linux. */
+const places: Readonly<Record<Architecture, readonly (readonly [string, string])[]>> = {
+  x86_64: [
+    ['/usr/share/OVMF/OVMF_CODE_4M.fd', '/usr/share/OVMF/OVMF_VARS_4M.fd'],
+    ['/usr/share/OVMF/OVMF_CODE.fd', '/usr/share/OVMF/OVMF_VARS.fd'],
+    ['/usr/share/edk2/ovmf/OVMF_CODE.fd', '/usr/share/edk2/ovmf/OVMF_VARS.fd'],
+    ['/usr/share/edk2/x64/OVMF_CODE.4m.fd', '/usr/share/edk2/x64/OVMF_VARS.4m.fd'],
+  ],
+  aarch64: [
+    ['/usr/share/AAVMF/AAVMF_CODE.fd', '/usr/share/AAVMF/AAVMF_VARS.fd'],
+    ['/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw', '/usr/share/edk2/aarch64/vars-template-pflash.raw'],
+  ],
+};
+/** What QEMU itself installs, as Homebrew keeps it. */
+const own = {
+  x86_64: ['edk2-x86_64-code.fd', 'edk2-i386-vars.fd'],
+  aarch64: ['edk2-aarch64-code.fd', 'edk2-arm-vars.fd'],
+};
+const packages = { x86_64: 'ovmf', aarch64: 'qemu-efi-aarch64' };
+
+/** @returns undefined when this host has none */
+export async function findFirmware({ path, architecture }: QemuProgram): Promise<Firmware | undefined> {
+  const share = join(dirname(path), '../share/qemu');
+  const [ownCode = '', ownVariables = ''] = own[architecture];
+  for (const [code, variables] of [
+    ...places[architecture],
+    [join(share, ownCode), join(share, ownVariables)] as const,
+  ]) {
+    if ((await exists(code)) && (await exists(variables))) return { code, variables };
+  }
+  return undefined;
+}
+
+/** The sentence for a host without. */
+export function firmwareMissing(architecture: Architecture): string {
+  return `Booting by firmware takes EDK2 for QEMU, which was not found: install it, e.g. with "apt-get install ${packages[architecture]}".`;
+}
+
+/**
+ * Finds the firmware and gives a machine variables of its own, unless it has them.
+ * @throws TshyveError `precondition`, `no-space`
+ */
+export async function prepareFirmware(program: QemuProgram, { variableStore }: FirmwareSpec): Promise<Firmware> {
+  const firmware = await findFirmware(program);
+  if (firmware === undefined) throw new TshyveError('precondition', firmwareMissing(program.architecture));
+  if (!(await exists(variableStore))) {
+    // A copy that was cut off would stay for good.
+    const fresh = `${variableStore}.new`;
+    try {
+      await copyFile(firmware.variables, fresh);
+      await rename(fresh, variableStore);
+    } catch (error) {
+      throw fileError(`write ${variableStore}`, error);
+    }
+  }
+  return { code: firmware.code, variables: variableStore };
+}
