@@ -21,6 +21,8 @@ const AFTER_FAILURE_MS = 5_000;
 /** A guest that boots answers some seconds after it was given its address. */
 const RETRY_MS = 300;
 const CONTACT_MS = 2_000;
+/** How often to see whether the machine's network is still the one that its address belongs to. */
+const BRIDGES_MS = 5_000;
 
 /** Where a Mac tells of addresses. */
 export interface NatSources {
@@ -41,21 +43,24 @@ const thisMac: NatSources = {
 const elsewhere: NatSources = { ...thisMac, bridges: () => [] };
 
 /**
- * Learns the address of a machine on macOS' own NAT, or on its bridge: from bootpd's leases, else from the neighbour table, and only one
- * where the machine answers. It goes on looking as long as the machine runs, for leases given since: the network may be
- * renumbered. After a sleep of the Mac no address is taken for granted: all sources are asked anew, and contact decides.
+ * Learns the address of a machine on macOS' own NAT, or on its bridge: from bootpd's leases, else from the neighbour
+ * table, and only one where the machine answers. It goes on looking as long as the machine runs, for leases given since:
+ * the network may be renumbered, which a guest with a lease does not notice. After that, and after a sleep of the Mac, no
+ * address is taken for granted: all sources are asked anew, and contact decides.
+ * @param bridgesMs milliseconds between two looks at the network's own address
  */
 export async function attachNat(
   network: NatNetworkSpec | BridgedNetworkSpec,
   log: Log,
   sources: NatSources = network.mode === 'nat' ? thisMac : elsewhere,
+  bridgesMs = BRIDGES_MS,
 ): Promise<Attachment> {
   const files = [sources.leases];
   const port = network.services.find(({ name }) => name === 'ssh')?.guestPort ?? 22;
   const over = new AbortController();
   const refusals = new Set<string>();
   let known = network.address;
-  /** Whether somebody has answered at the known address since the Mac woke. */
+  /** Whether nobody has answered at the known address since the Mac woke, or since its network changed. */
   let doubtful = false;
   let round = new AbortController();
   let problem: (text: string) => void = () => undefined;
@@ -108,17 +113,32 @@ export async function attachNat(
       }
     }
   };
+  /** The known address when it belongs to no network here. */
+  const astray = () => (known !== undefined && !isOnBridge(known, sources.bridges()) ? known : undefined);
+  const doubt = () => {
+    doubtful = true;
+    round.abort();
+    const address = astray();
+    if (address !== undefined) problem(renumbered(address));
+  };
+  let wasAstray: string | undefined;
+  const watchBridges = setInterval(() => {
+    const address = astray();
+    if (address !== undefined && address !== wasAstray) {
+      log.info(`No network here has the address ${address} any more`);
+      doubt();
+    }
+    wasAstray = address;
+  }, bridgesMs);
+  watchBridges.unref();
   return {
     watch: (onAddress, onProblem) => {
       problem = onProblem;
       void look(onAddress);
     },
-    hostHasSlept: () => {
-      doubtful = true;
-      round.abort();
-      if (known !== undefined && !isOnBridge(known, sources.bridges())) problem(renumbered(known));
-    },
+    hostHasSlept: doubt,
     detach: () => {
+      clearInterval(watchBridges);
       over.abort();
       return Promise.resolve();
     },
@@ -132,7 +152,7 @@ async function isAnothers(address: string, files: readonly LeaseFile[], mac: str
 }
 
 function renumbered(address: string): string {
-  return `macOS has renumbered its network, so that nothing leads to ${address} any more: if the machine gets no other address soon, restart it.`;
+  return `macOS has renumbered its network, so that nothing leads to ${address} any more: if the machine gets no other address soon, restart it ("tshyve restart").`;
 }
 
 /** Also while a guest boots, for some seconds; for longer it has this cause. */

@@ -66,7 +66,7 @@ const follow = async (spec: NatNetworkSpec = network) => {
       Promise.resolve(answering.has(address) ? { answered: true } : { answered: false, code: 'EHOSTUNREACH' }),
   };
   const log = { info: (line: string) => lines.push(line), debug: () => undefined };
-  const attachment = await attachNat(spec, log, sources);
+  const attachment = await attachNat(spec, log, sources, 20);
   detach = () => attachment.detach();
   attachment.watch(
     (address) => told.push(address),
@@ -137,6 +137,50 @@ test('after a sleep: another lease of another network is noticed, a renewal is n
   give(block('192.168.65.3'), block('192.168.64.7'));
   await expect.poll(() => told).toEqual(['192.168.64.7', '192.168.65.3']);
   vi.restoreAllMocks();
+});
+
+test('a network that is renumbered under a running machine is told, with what to do, until the machine is reached', async () => {
+  give(block('192.168.64.7'));
+  answering.add('192.168.64.7');
+  await follow();
+  await expect.poll(() => told).toEqual(['192.168.64.7']);
+  // The guest's lease is good for hours: it asks for no other, and nothing of the file changes.
+  subnets = [bridge('192.168.65.1/24')];
+  answering.delete('192.168.64.7');
+  await expect.poll(() => problems.at(-1)).toMatch(/renumbered its network.*192\.168\.64\.7.*"tshyve restart"/);
+  // Told once, not at each look.
+  const before = problems.length;
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  expect(problems).toHaveLength(before);
+  expect(lines.filter((line) => line.includes('any more'))).toHaveLength(1);
+  // Somebody has restarted the guest's network.
+  answering.add('192.168.65.3');
+  give(block('192.168.65.3'), block('192.168.64.7'));
+  await expect.poll(() => told).toEqual(['192.168.64.7', '192.168.65.3']);
+  expect(problems.at(-1)).toBe('');
+});
+
+test('a network that was away for a moment is no matter once the machine answers again', async () => {
+  give(block('192.168.64.7'));
+  answering.add('192.168.64.7');
+  await follow();
+  await expect.poll(() => told).toEqual(['192.168.64.7']);
+  subnets = [bridge('192.168.65.1/24')];
+  await expect.poll(() => problems.at(-1)).toMatch(/renumbered/);
+  subnets = [bridge('192.168.64.1/24')];
+  give(block('192.168.64.7'));
+  await expect.poll(() => problems.at(-1)).toBe('');
+  expect(told).toEqual(['192.168.64.7']);
+});
+
+test('no network at all to tell by is no reason for doubt', async () => {
+  give(block('192.168.64.7'));
+  answering.add('192.168.64.7');
+  await follow();
+  await expect.poll(() => told).toEqual(['192.168.64.7']);
+  subnets = [];
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  expect(problems.filter((problem) => problem !== '')).toEqual([]);
 });
 
 test('an address that is known from before a suspend is told at once, and replaced when it changes', async () => {
