@@ -77,14 +77,15 @@ export function diagnose(facts: MacFacts): Finding[] {
       fix: 'Disconnect the VPN and try again, or let it leave local networks alone ("split tunnel").',
     });
   }
-  if (machine !== undefined && own.length === 0 && findings.length === 0) {
+  if (machine !== undefined && valid.length === 0 && findings.length === 0) {
     findings.push({
       kind: 'no-lease',
-      cause: `macOS' DHCP server has given no lease to ${machine.mac}.`,
+      // Leases of earlier boots stay in the file when they are over.
+      cause: `macOS' DHCP server has given no lease to ${machine.mac}${own.length === 0 ? '' : ' since its last one was over'}.`,
       fix: 'See whether the guest has booted ("tshyve logs" shows its console); it has to ask with its MAC as client identifier.',
     });
   }
-  if (machine !== undefined && own.length === 0 && facts.neighbours === 0) findings.push(...neighbourFindings(facts));
+  if (machine !== undefined && valid.length === 0 && facts.neighbours === 0) findings.push(...neighbourFindings(facts));
   return findings;
 }
 

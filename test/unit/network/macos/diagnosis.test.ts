@@ -41,6 +41,12 @@ describe('a machine without an address', () => {
   test.each<[string, Partial<MacFacts>, string[], RegExp]>([
     ['nothing known', {}, ['no-lease'], /no lease to 0a:03:c5:00:9f:41.*MAC as client identifier/],
     [
+      'a lease of an earlier boot that is over',
+      { leases: [lease('192.168.64.7', MAC, NOW - 1)] },
+      ['no-lease'],
+      /no lease to 0a:03:c5:00:9f:41 since its last one was over\. See whether the guest has booted/,
+    ],
+    [
       'the firewall blocks bootpd',
       { firewall: { ...open, bootpd: 'blocked' } },
       ['firewall'],
