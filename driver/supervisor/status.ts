@@ -2,6 +2,7 @@ import { readFile, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 import { type FileLock, TshyveError, codeOf, exists, hasRunRoot, isServed, lockFile } from '../base/index.js';
+import { commandLineOf } from './command-line.js';
 import { type MachineReference, type SupervisorPlace, knownPlace } from './place.js';
 import { type SupervisorStatus, parseStatus } from './types.js';
 
@@ -61,8 +62,7 @@ async function healLeftovers(place: SupervisorPlace): Promise<void> {
 
 /** A pid may have been given to another process since: only one that talks through our run folder is ours. */
 async function isHypervisorOf(pid: number, place: SupervisorPlace): Promise<boolean> {
-  const commandLine = await readFile(`/proc/${String(pid)}/cmdline`, 'utf8').catch(() => '');
-  return commandLine.includes(place.runDirectory);
+  return (await commandLineOf(pid)).includes(place.runDirectory);
 }
 
 async function readStatus(path: string): Promise<SupervisorStatus | undefined> {
