@@ -1,4 +1,4 @@
-import { copyFile, rename } from 'node:fs/promises';
+import { chmod, copyFile, rename } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
 import { TshyveError, exists, fileError } from '../../base/index.js';
@@ -62,6 +62,8 @@ export async function prepareFirmware(program: QemuProgram, { variableStore }: F
     const fresh = `${variableStore}.new`;
     try {
       await copyFile(firmware.variables, fresh);
+      // The copy has the original's mode, and Homebrew installs files that nobody may write.
+      await chmod(fresh, 0o600);
       await rename(fresh, variableStore);
     } catch (error) {
       throw fileError(`write ${variableStore}`, error);

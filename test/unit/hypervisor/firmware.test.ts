@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -48,11 +48,12 @@ test('a machine has variables of its own, which stay', async () => {
   const share = join(folder, 'share/qemu');
   mkdirSync(share, { recursive: true });
   writeFileSync(join(share, 'edk2-aarch64-code.fd'), 'code');
-  writeFileSync(join(share, 'edk2-arm-vars.fd'), 'fresh');
+  writeFileSync(join(share, 'edk2-arm-vars.fd'), 'fresh', { mode: 0o444 });
   const variableStore = join(folder, 'efi-variables.img');
   const expected = { code: join(share, 'edk2-aarch64-code.fd'), variables: variableStore };
   expect(await prepareFirmware(brewed, { variableStore })).toEqual(expected);
   expect(readFileSync(variableStore, 'utf8')).toBe('fresh');
+  expect(statSync(variableStore).mode & 0o777).toBe(0o600);
   writeFileSync(variableStore, 'changed');
   expect(await prepareFirmware(brewed, { variableStore })).toEqual(expected);
   expect(readFileSync(variableStore, 'utf8')).toBe('changed');
