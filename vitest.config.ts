@@ -27,6 +27,17 @@ export default defineConfig({
       },
       {
         extends: true,
+        // Images that EFI firmware boots: see docs/usage.md.
+        test: {
+          name: 'firmware',
+          include: ['test/firmware/**/*.test.ts'],
+          testTimeout: 600_000,
+          hookTimeout: 600_000,
+          fileParallelism: false,
+        },
+      },
+      {
+        extends: true,
         // The seeded cache takes long to build the first time.
         test: {
           name: 'kubernetes',

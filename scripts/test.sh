@@ -8,21 +8,22 @@ tier=full
 case ${1:-} in
 -h | --help)
 	cat <<'EOF'
-Usage: scripts/test.sh [--fast | --lab | --arm64 | --minikube | --kubernetes]
+Usage: scripts/test.sh [--fast | --lab | --firmware | --arm64 | --minikube | --kubernetes]
 
 Installs what the tests need (with apt, as root or through sudo) and runs all of them: checks, unit tests, the real
 docker-machine client, real machines, and in the lab (see test/lab/README.md) stock kernels and real machines on the native
 core. --fast leaves out what boots machines and sanitizers (about three minutes). --lab runs all tests of the lab instead
-of most of them, and nothing else. --arm64 builds the arm64 guest image and boots it in emulation, and does nothing else
-(six minutes). --minikube builds a minikube with our driver and its guest image, which takes Go 1.26, and drives real
-machines with it, and nothing else (half an hour). --kubernetes builds Kubernetes for minikube's cache with Go 1.26 and tests that a start finds all there, and
+of most of them, and nothing else. --firmware boots images by EFI firmware, and does nothing else (five minutes). --arm64
+builds the arm64 guest image and boots it in emulation, and does nothing else (a quarter of an hour). --minikube builds a
+minikube with our driver and its guest image, which takes Go 1.26, and drives real machines with it, and nothing else (half
+an hour). --kubernetes builds Kubernetes for minikube's cache with Go 1.26 and tests that a start finds all there, and
 nothing else (half an hour the first time).
 EOF
 	exit 0
 	;;
 --fast) tier=fast ;;
 --lab) tier=lab ;;
---arm64 | --minikube | --kubernetes) tier=${1#--} ;;
+--firmware | --arm64 | --minikube | --kubernetes) tier=${1#--} ;;
 ?*) fail "Unknown option $1; see scripts/test.sh --help" ;;
 esac
 trap 'exit 130' INT TERM
@@ -41,7 +42,9 @@ packages+=(make e2fsprogs)
 packages+=(qemu-system-arm)
 if [ "$tier" = arm64 ]; then
 	mapfile -t -O ${#packages[@]} packages < <(grep -v '^#' iso/build-packages-arm64.txt)
+	packages+=(qemu-efi-aarch64)
 fi
+[ "$tier" != firmware ] || packages+=(ovmf fdisk)
 need_packages "${packages[@]}"
 # Debian's Go is too old for minikube and Kubernetes, whose builds say so.
 if ! command -v go >/dev/null && [ "$tier" != minikube ] && [ "$tier" != kubernetes ]; then need_packages golang-go; fi
@@ -90,6 +93,10 @@ trap finish EXIT
 if [ "$tier" = arm64 ]; then
 	step 'arm64 guest image' iso/build.sh --arch arm64
 	step 'arm64 guest' vitest arm64
+elif [ "$tier" = firmware ]; then
+	step 'guest image' iso/build.sh
+	step 'Go clients' test/conformance/build.sh
+	step 'images booted by firmware' vitest firmware
 elif [ "$tier" = lab ]; then
 	step 'guest image' iso/build.sh
 	step 'Go clients' test/conformance/build.sh
@@ -110,7 +117,7 @@ else
 	step 'lint' npm run --silent lint
 	step 'format' npm run --silent format:check
 	step 'generated code is fresh' node scripts/generate-proto.mjs --check
-	step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh test/bench/*.sh test/lab/*.sh test/lab/machine/*.sh \
+	step 'shell scripts' shellcheck -x scripts/*.sh iso/*.sh test/conformance/*.sh test/bench/*.sh test/lab/*.sh test/lab/machine/*.sh test/firmware/*.sh \
 		native/test/apple/*.sh integrations/minikube/*.sh integrations/minikube/seed/*.sh
 	step 'unit tests' vitest unit
 	native=()
