@@ -13,7 +13,7 @@ Usage: scripts/test.sh [--fast | --lab | --firmware | --arm64 | --minikube | --k
 Installs what the tests need (with apt, as root or through sudo) and runs all of them: checks, unit tests, the real
 docker-machine client, real machines, and in the lab (see test/lab/README.md) stock kernels and real machines on the native
 core. --fast leaves out what boots machines and sanitizers (about three minutes). --lab runs all tests of the lab instead
-of most of them, and nothing else. --firmware boots images by EFI firmware, and does nothing else (five minutes). --arm64
+of most of them, and nothing else. --firmware boots images by EFI firmware, and does nothing else (six minutes). --arm64
 builds the arm64 guest image and boots it in emulation, and does nothing else (a quarter of an hour). --minikube builds a
 minikube with our driver and its guest image, which takes Go 1.26, and drives real machines with it, and nothing else (half
 an hour). --kubernetes builds Kubernetes for minikube's cache with Go 1.26 and tests that a start finds all there, and

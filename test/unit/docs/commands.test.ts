@@ -85,3 +85,7 @@ test('README leads to every document', () => {
   const links = [...read('README.md').matchAll(/\]\((docs\/[^)]+)\)/g)].map((match) => match[1]);
   expect(links.sort()).toEqual(documents.filter((name) => name.startsWith('docs/')).sort());
 });
+
+test('the user-data for cloud-init is what is tested', () => {
+  expect(read('docs/usage.md')).toContain(`\n${read('test/firmware/user-data')}\`\`\`\n`);
+});
