@@ -14,7 +14,7 @@ Installs what the tests need (with apt, as root or through sudo) and runs all of
 docker-machine client, real machines, and in the lab (see test/lab/README.md) stock kernels and real machines on the native
 core. --fast leaves out what boots machines and sanitizers (about three minutes). --lab runs all tests of the lab instead
 of most of them, and nothing else. --firmware boots images by EFI firmware, and does nothing else (six minutes). --arm64
-builds the arm64 guest image and boots it in emulation, and does nothing else (half an hour). --minikube builds a
+builds the arm64 guest image and boots it in emulation, and does nothing else (ten minutes). --minikube builds a
 minikube with our driver and its guest image, which takes Go 1.26, and drives real machines with it, and nothing else (half
 an hour). --kubernetes builds Kubernetes for minikube's cache with Go 1.26 and tests that a start finds all there, and
 nothing else (half an hour the first time).

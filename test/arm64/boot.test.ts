@@ -25,15 +25,16 @@ let console_ = '';
 /** Seconds from the launch to each milestone. */
 const times: Record<string, number> = {};
 
-async function boot(): Promise<void> {
+async function boot(what: VmSpec = spec): Promise<void> {
   const qemu = await findQemu(process.env, 'aarch64');
   if (qemu === undefined) throw new Error('qemu-system-aarch64 is not installed: run scripts/test.sh --arm64');
   const begun = performance.now();
   const mark = (name: string) => {
-    times[name] = Math.round((performance.now() - begun) / 100) / 10;
+    times[`${name}${what.firmware === undefined ? '' : ' by firmware'}`] =
+      Math.round((performance.now() - begun) / 100) / 10;
   };
   const events = new ConsoleEvents(mark);
-  machine = await launchQemu(qemu, 'tcg', spec, {
+  machine = await launchQemu(qemu, 'tcg', what, {
     runDirectory: folder,
     log: noLog,
     onConsole: (bytes) => {
@@ -109,17 +110,26 @@ test('Docker runs a container', async () => {
   );
 });
 
+async function powerOff(): Promise<void> {
+  await machine?.pressPowerButton();
+  const ended = machine?.exited ?? Promise.reject(new Error('no machine'));
+  const exit = await within(ended, 60_000, 'the guest to power off');
+  expect(exit.reason).toBe('shutdown');
+}
+
 test('the power button ends it, and what was written is there after the next boot', async () => {
   await session.check('echo kept > kept && sync');
-  await machine?.pressPowerButton();
-  const exit = await within(
-    machine?.exited ?? Promise.reject(new Error('no machine')),
-    60_000,
-    'the guest to power off',
-  );
-  expect(exit.reason).toBe('shutdown');
+  await powerOff();
   expect(times).toHaveProperty('poweroff');
   writeFileSync(join(folder, 'first-console'), console_);
   await boot();
   expect(await session.check('cat kept')).toBe('kept\n');
+});
+
+test('EFI firmware boots it from its ISO, and its power button ends it as well', async () => {
+  await powerOff();
+  await boot({ ...spec, firmware: { variableStore: join(folder, 'efi-variables.img') } });
+  // Only a kernel that firmware has started sees its variables.
+  expect(await session.check('ls /sys/firmware/efi/efivars | grep -c BootOrder-; cat kept')).toBe('1\nkept\n');
+  await powerOff();
 });
