@@ -12,17 +12,17 @@ export interface Firmware {
   readonly variables: string;
 }
 
-/** Debian and Ubuntu, Fedora, Arch Linux. */
+/** Below /usr/share: Debian and Ubuntu, Fedora, Arch Linux. */
 const places: Readonly<Record<Architecture, readonly (readonly [string, string])[]>> = {
   x86_64: [
-    ['/usr/share/OVMF/OVMF_CODE_4M.fd', '/usr/share/OVMF/OVMF_VARS_4M.fd'],
-    ['/usr/share/OVMF/OVMF_CODE.fd', '/usr/share/OVMF/OVMF_VARS.fd'],
-    ['/usr/share/edk2/ovmf/OVMF_CODE.fd', '/usr/share/edk2/ovmf/OVMF_VARS.fd'],
-    ['/usr/share/edk2/x64/OVMF_CODE.4m.fd', '/usr/share/edk2/x64/OVMF_VARS.4m.fd'],
+    ['OVMF/OVMF_CODE_4M.fd', 'OVMF/OVMF_VARS_4M.fd'],
+    ['OVMF/OVMF_CODE.fd', 'OVMF/OVMF_VARS.fd'],
+    ['edk2/ovmf/OVMF_CODE.fd', 'edk2/ovmf/OVMF_VARS.fd'],
+    ['edk2/x64/OVMF_CODE.4m.fd', 'edk2/x64/OVMF_VARS.4m.fd'],
   ],
   aarch64: [
-    ['/usr/share/AAVMF/AAVMF_CODE.fd', '/usr/share/AAVMF/AAVMF_VARS.fd'],
-    ['/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw', '/usr/share/edk2/aarch64/vars-template-pflash.raw'],
+    ['AAVMF/AAVMF_CODE.fd', 'AAVMF/AAVMF_VARS.fd'],
+    ['edk2/aarch64/QEMU_EFI-pflash.raw', 'edk2/aarch64/vars-template-pflash.raw'],
   ],
 };
 /** What QEMU itself installs, as Homebrew keeps it. */
@@ -32,12 +32,18 @@ const own = {
 };
 const packages = { x86_64: 'ovmf', aarch64: 'qemu-efi-aarch64' };
 
-/** @returns undefined when this host has none */
-export async function findFirmware({ path, architecture }: QemuProgram): Promise<Firmware | undefined> {
+/**
+ * @param system where distributions install it
+ * @returns undefined when this host has none
+ */
+export async function findFirmware(
+  { path, architecture }: QemuProgram,
+  system = '/usr/share',
+): Promise<Firmware | undefined> {
   const share = join(dirname(path), '../share/qemu');
   const [ownCode = '', ownVariables = ''] = own[architecture];
   for (const [code, variables] of [
-    ...places[architecture],
+    ...places[architecture].map(([code, variables]) => [join(system, code), join(system, variables)] as const),
     [join(share, ownCode), join(share, ownVariables)] as const,
   ]) {
     if ((await exists(code)) && (await exists(variables))) return { code, variables };
@@ -54,8 +60,12 @@ export function firmwareMissing(architecture: Architecture): string {
  * Finds the firmware and gives a machine variables of its own, unless it has them.
  * @throws TshyveError `precondition`, `no-space`
  */
-export async function prepareFirmware(program: QemuProgram, { variableStore }: FirmwareSpec): Promise<Firmware> {
-  const firmware = await findFirmware(program);
+export async function prepareFirmware(
+  program: QemuProgram,
+  { variableStore }: FirmwareSpec,
+  system?: string,
+): Promise<Firmware> {
+  const firmware = await findFirmware(program, system);
   if (firmware === undefined) throw new TshyveError('precondition', firmwareMissing(program.architecture));
   if (!(await exists(variableStore))) {
     // A copy that was cut off would stay for good.

@@ -19,7 +19,7 @@ afterAll(async () => {
 const disk = (id: string) => ({ id, path: `/${id}`, readOnly: false });
 const spec = { ...bench.spec('/k'), disks: [disk('data'), disk('image')], firmware: { variableStore: '/v' } };
 
-/** A QEMU of Homebrew's, for a processor that this host has no other firmware for. */
+/** A QEMU of Homebrew's, and no firmware of the system's. */
 const brewed = { path: join(folder, 'bin/qemu-system-aarch64'), architecture: 'aarch64' } as const;
 
 test('QEMU boots firmware from flash, and the image first', () => {
@@ -40,22 +40,23 @@ test('QEMU boots firmware from flash, and the image first', () => {
   expect(plain).not.toMatch(/pflash|bootindex/);
 });
 
+const none = join(folder, 'none');
+
 test('a machine has variables of its own, which stay', async () => {
-  expect(await findFirmware({ ...brewed, path: '/none/bin/qemu' })).toBeUndefined();
-  await expect(prepareFirmware({ ...brewed, path: '/none/bin/qemu' }, { variableStore: '/v' })).rejects.toThrow(
-    firmwareMissing('aarch64'),
-  );
+  const bare = { ...brewed, path: '/none/bin/qemu' };
+  expect(await findFirmware(bare, none)).toBeUndefined();
+  await expect(prepareFirmware(bare, { variableStore: '/v' }, none)).rejects.toThrow(firmwareMissing('aarch64'));
   const share = join(folder, 'share/qemu');
   mkdirSync(share, { recursive: true });
   writeFileSync(join(share, 'edk2-aarch64-code.fd'), 'code');
   writeFileSync(join(share, 'edk2-arm-vars.fd'), 'fresh', { mode: 0o444 });
   const variableStore = join(folder, 'efi-variables.img');
   const expected = { code: join(share, 'edk2-aarch64-code.fd'), variables: variableStore };
-  expect(await prepareFirmware(brewed, { variableStore })).toEqual(expected);
+  expect(await prepareFirmware(brewed, { variableStore }, none)).toEqual(expected);
   expect(readFileSync(variableStore, 'utf8')).toBe('fresh');
   expect(statSync(variableStore).mode & 0o777).toBe(0o600);
   writeFileSync(variableStore, 'changed');
-  expect(await prepareFirmware(brewed, { variableStore })).toEqual(expected);
+  expect(await prepareFirmware(brewed, { variableStore }, none)).toEqual(expected);
   expect(readFileSync(variableStore, 'utf8')).toBe('changed');
 });
 
