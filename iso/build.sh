@@ -144,6 +144,8 @@ if [ -n "$flavour" ]; then
 	cp -dR --preserve=mode,timestamps "$work/tools/." "$work/hook/overlay/"
 	list minikube/go-tools.txt | cut -d' ' -f1,2 >"$work/hook/tools"
 fi
+# Git keeps no more of a mode than who may run it; the rest is of the umask it was checked out with.
+chmod -R u=rwX,go=rX "$work/hook/overlay"
 echo "$kernel" >"$work/hook/kernel"
 echo "$arch" >"$work/hook/arch"
 list trim.txt >"$work/hook/trim"
