@@ -10,6 +10,7 @@ flavour=''
 # Every date in the image. Raise it together with VERSION.
 export SOURCE_DATE_EPOCH=1795500000
 export LC_ALL=C TZ=UTC
+umask 022
 
 usage() {
 	cat <<EOF

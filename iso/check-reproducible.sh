@@ -6,12 +6,15 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/tshyve-reproducible.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 # For the users that the build maps.
 chmod go+rx "$work"
-# Of a copy in another folder, with the permissions of another umask, and with a cache of its own, so that Go links its
-# programs each time, too.
+# Of a copy in another folder, with other permissions and under another umask, and with a cache of its own, so that Go links
+# its programs each time, too.
 mkdir "$work/copy of iso"
 tar -C "$here" --exclude=./out -c . | tar -C "$work/copy of iso" -x
 chmod -R g+w "$work/copy of iso"
-build() { TSHYVE_CACHE=$work/$1-cache TMPDIR=$work "$work/copy of iso/build.sh" --out "$work/$1" "${@:2}"; }
+build() (
+	umask 077
+	TSHYVE_CACHE=$work/$1-cache TMPDIR=$work "$work/copy of iso/build.sh" --out "$work/$1" "${@:2}"
+)
 
 # The image that is there is one of both, unless Debian has newer packages since.
 first=$here/out
