@@ -21,6 +21,7 @@ bundle() {
 }
 bundle test/lab/runner/main.ts test/lab/runner/out/runner.cjs
 bundle test/lab/bench/main.ts test/lab/runner/out/bench.cjs
+bundle test/lab/bench/table.ts test/lab/runner/out/table.cjs
 # Without what only builds and checks need. Not compressed, see build.sh.
 rm -f "$image"
 tar -c --exclude-vcs --exclude=./test/lab/out --exclude=./iso/work --exclude=./coverage \
