@@ -23,7 +23,8 @@ target for 60 s.
   --full         fuzzes for 10 minutes each
   --report FILE  writes the numbers of unit tests as JSON
   --fuzz TARGET  runs nothing but this fuzz target, e.g. queue_fuzz; may be repeated
-FUZZ_SECONDS sets the time per fuzz target, FUZZ_KEEP=1 merges what fuzzers learnt into native/corpus.
+FUZZ_SECONDS sets the time per fuzz target, FUZZ_JOBS how many run at a time (default 2), FUZZ_KEEP=1 merges what fuzzers
+learnt into native/corpus.
 EOT
 		exit 0
 		;;
@@ -36,6 +37,8 @@ EOT
 	shift
 done
 fuzz_seconds=${FUZZ_SECONDS:-$fuzz_seconds}
+fuzz_jobs=${FUZZ_JOBS:-2}
+[[ $fuzz_seconds =~ ^[1-9][0-9]*$ && $fuzz_jobs =~ ^[1-9][0-9]*$ ]] || fail 'FUZZ_SECONDS and FUZZ_JOBS are positive numbers'
 trap 'exit 130' INT TERM
 
 packages=(libgtest-dev libgmock-dev acpica-tools qemu-system-common clang-format zlib1g-dev)
@@ -125,12 +128,12 @@ if [ $tier != fast ]; then
 	if [ ${#targets[@]} -eq 0 ]; then
 		mapfile -t targets < <(find "$native/src" -name '*_fuzz.cc' -printf '%f\n' | sed 's/\.cc$//' | sort)
 	fi
-	say "Fuzzing ${#targets[@]} targets, $fuzz_seconds s each, two at a time"
+	say "Fuzzing ${#targets[@]} targets, $fuzz_seconds s each, $fuzz_jobs at a time"
 	rm -rf "$build/fuzz"
 	mkdir -p "$build/fuzz"
 	export -f fuzz
 	export native build fuzz_seconds
-	printf '%s\n' "${targets[@]}" | xargs -P 2 -I '{}' bash -c 'fuzz {}'
+	printf '%s\n' "${targets[@]}" | xargs -P "$fuzz_jobs" -I '{}' bash -c 'fuzz {}'
 fi
 if [ -n "$report" ]; then
 	printf '{ "numPassedTests": %d, "numFailedTests": 0, "numPendingTests": 0 }\n' "$passed" >"$report"
