@@ -112,6 +112,7 @@ elif [ "$tier" = minikube ]; then
 elif [ "$tier" = kubernetes ]; then
 	step 'minikube with the driver' integrations/minikube/build.sh
 	step 'Go tests of the images' go -C integrations/minikube test -trimpath ./seed/...
+	step 'guest image for minikube' iso/build.sh --minikube
 	step 'cache for Kubernetes' vitest kubernetes
 else
 	step 'type check' npm run --silent typecheck
