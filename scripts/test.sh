@@ -12,12 +12,15 @@ Usage: scripts/test.sh [--fast | --lab | --firmware | --arm64 | --minikube | --k
 
 Installs what the tests need (with apt, as root or through sudo) and runs all of them: checks, unit tests, the real
 docker-machine client, real machines, and in the lab (see test/lab/README.md) stock kernels and real machines on the native
-core. --fast leaves out what boots machines and sanitizers (about three minutes). --lab runs all tests of the lab instead
-of most of them, and nothing else. --firmware boots images by EFI firmware, and does nothing else (six minutes). --arm64
-builds the arm64 guest image and boots it in emulation, and does nothing else (ten minutes). --minikube builds a
-minikube with our driver and its guest image, which takes Go 1.26, and drives real machines with it, and nothing else (half
-an hour). --kubernetes builds Kubernetes for minikube's cache with Go 1.26 and tests that a start finds all there, and
-nothing else (half an hour the first time).
+core. Each option below runs a part, and nothing else:
+
+  --fast        what boots no machine, without sanitizers (three minutes)
+  --lab         all tests of the lab, of which a full run leaves some out (an hour)
+  --firmware    boots images by EFI firmware (six minutes)
+  --arm64       builds the arm64 guest image and boots it in emulation (ten minutes)
+  --minikube    builds a minikube with our driver and its guest image, and drives machines with it (half an hour; Go 1.26)
+  --kubernetes  builds Kubernetes for minikube's cache and starts a node from it without a network (half an hour, the first
+                time three quarters; Go 1.26)
 EOF
 	exit 0
 	;;
@@ -113,7 +116,7 @@ elif [ "$tier" = kubernetes ]; then
 	step 'minikube with the driver' integrations/minikube/build.sh
 	step 'Go tests of the images' go -C integrations/minikube test -trimpath ./seed/...
 	step 'guest image for minikube' iso/build.sh --minikube
-	step 'cache for Kubernetes' vitest kubernetes
+	step 'Kubernetes' vitest kubernetes
 else
 	step 'type check' npm run --silent typecheck
 	step 'lint' npm run --silent lint

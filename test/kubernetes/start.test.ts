@@ -67,4 +67,20 @@ describe.skipIf(cannotRun)('Kubernetes from the seeded cache, without a network'
     const name = 'kubernetes.default.svc.cluster.local';
     expect(await world.ssh(profile, `busybox nslookup -type=a ${name} ${dns}`)).toMatch(/Address: 10\.96\.0\.1\b/);
   });
+
+  test('pause holds the control plane still, unpause lets it go on', async () => {
+    await world.ok('pause', '-p', profile);
+    expect((await world.minikube('status', '-p', profile)).out).toContain('apiserver: Paused');
+    await world.ok('unpause', '-p', profile);
+    expect(await world.status(profile)).toMatchObject({ code: 0 });
+    expect(await kubectl('get', 'pod', 'still', '-o', 'jsonpath={.status.phase}')).toBe('Running');
+  });
+
+  test('after stop and start the cluster is what it was', async () => {
+    await world.ok('stop', '-p', profile);
+    expect((await world.status(profile)).nodes).toMatchObject([{ Host: 'Stopped' }]);
+    await start('--wait=all');
+    await kubectl('wait', '--for=condition=Ready', 'pod/still', '--timeout=300s');
+    expect((await systemPods()).length).toBeGreaterThanOrEqual(6);
+  });
 });
