@@ -257,6 +257,25 @@ TEST_P(BlockDeviceTest, ServesAQueueFullOfRequests) {
   }
 }
 
+TEST_P(BlockDeviceTest, LongReadsComeWhole) {
+  make();
+  constexpr std::uint32_t kLength = 256 * 1024;
+  std::vector<std::uint64_t> data;
+  for (std::uint64_t index = 0; index < 4; index++) {
+    data.push_back(harness->allocator.allocate(kLength));
+    const std::uint64_t header = harness->allocator.put(Header{kIn, 0, index});
+    const std::uint64_t status = harness->allocator.allocate(1);
+    harness->queue(0).offer({{header, 16, false}, {data.back(), kLength, true}, {status, 1, true}});
+  }
+  harness->notify(0);
+  for (std::uint64_t index = 0; index < 4; index++) EXPECT_EQ(waitUsed().written, kLength + 1);
+  for (std::uint64_t index = 0; index < 4; index++) {
+    for (std::uint64_t byte = 0; byte < kLength; byte += 511) {
+      ASSERT_EQ(harness->memory->read<std::uint8_t>(data[index] + byte), patternAt(index * 512 + byte));
+    }
+  }
+}
+
 TEST_P(BlockDeviceTest, EachQueueWorks) {
   make(false, 4);
   for (std::uint16_t queue = 0; queue < 4; queue++) {
@@ -534,6 +553,8 @@ TEST(IoUring, RefusesAllButTheDisksOperations) {
               entry.fd = 2;
             }),
             -EACCES);
+  EXPECT_EQ(resultOf([](io_uring_sqe& entry) { entry.flags |= IOSQE_IO_LINK; }), -EACCES);
+  EXPECT_EQ(resultOf([](io_uring_sqe& entry) { entry.flags |= IOSQE_ASYNC; }), 8);
   EXPECT_EQ(resultOf([](io_uring_sqe&) {}), 8);
   ::munmap(mapped, 8 * sizeof(io_uring_sqe));
 }
