@@ -42,7 +42,7 @@ describe.skipIf(cannotRunNetworks)('a network that comes up at boot', () => {
       keeperPid: number;
     };
     process.kill(keeperPid, 'SIGTERM');
-    await expect.poll(async () => (await host.inspect('a')).state, { timeout: 10_000 }).toBe('down');
+    await expect.poll(async () => (await host.inspect('a')).state).toBe('down');
     await startService();
     expect(await host.inspect('a')).toEqual(before);
     expect(before).toMatchObject({ permitted: { users: [4001], groups: [] } });
@@ -53,7 +53,7 @@ describe.skipIf(cannotRunNetworks)('a network that comes up at boot', () => {
   test('killed and started again, as Restart= does it, it takes over what is left', async () => {
     const [child] = [service];
     child?.kill('SIGKILL');
-    await expect.poll(async () => (await host.inspect('a')).state, { timeout: 10_000 }).toBe('stale');
+    await expect.poll(async () => (await host.inspect('a')).state).toBe('stale');
     await startService();
     expect((await host.inspect('a')).state).toBe('up');
     expect(settings('Restart')).toEqual(['on-failure']);

@@ -115,7 +115,7 @@ describe.skipIf(cannotRun || cannotRunNetworks)('docker-machine of a user, on a 
   test('rm and down leave nothing', async () => {
     await ok('rm', '-y', 'one', 'two');
     await user.ok('network', 'down', 'a');
-    await expect.poll(() => user.processes(''), { timeout: 15_000 }).toEqual([]);
+    await expect.poll(() => user.processes('')).toEqual([]);
     expect(readdirSync(join(user.home, '.tshyve/rootless'))).toEqual([]);
   });
 });

@@ -108,10 +108,10 @@ describe.skipIf(cannotRunNetworks)('a shared network without root', () => {
       spawn('ip', ['netns', 'exec', host.name, process.execPath, '-e', server], { stdio: 'ignore' }),
     ];
     try {
-      await expect.poll(() => host.resolve(first, 'x.corp.example', gateway), { timeout: 15_000 }).toBe('203.0.113.1');
+      await expect.poll(() => host.resolve(first, 'x.corp.example', gateway)).toBe('203.0.113.1');
       const fetch = `require('net').connect(8080, '${alias}').on('data', (d) => console.log(String(d))).on('error', () => 0)`;
       const hear = () => host.must('ip', 'netns', 'exec', first, process.execPath, '-e', fetch);
-      await expect.poll(hear, { timeout: 10_000 }).toBe('hello');
+      await expect.poll(hear).toBe('hello');
     } finally {
       for (const child of started) child.kill('SIGKILL');
     }
@@ -179,7 +179,7 @@ describe.skipIf(cannotRunNetworks)('a shared network without root', () => {
       let n = 0;
       require('net').connect({ port: 2222, host: '${HOST_ADDRESS}', allowHalfOpen: true }).on('error', () => 0)
         .on('data', (d) => (n += d.length)).on('close', () => console.log(n)).end(Buffer.alloc(3e6));`;
-    await expect.poll(() => ask(tcp), { timeout: 15_000 }).toBe('3000000');
+    await expect.poll(() => ask(tcp)).toBe('3000000');
     const udp = `
       const u = require('dgram').createSocket('udp4').on('message', (m) => (console.log(String(m)), u.close()));
       u.send('ping', 5353, '${HOST_ADDRESS}'); setTimeout(() => process.exit(), 3000).unref();`;
@@ -203,13 +203,11 @@ describe.skipIf(cannotRunNetworks)('a shared network without root', () => {
       const before = alice.processes(word);
       expect(before.length, word).toBeGreaterThan(0);
       for (const pid of before) process.kill(pid, 'SIGKILL');
-      await expect
-        .poll(() => alice.processes(word).filter((pid) => !before.includes(pid)).length, { timeout: 10_000 })
-        .toBeGreaterThan(0);
+      await expect.poll(() => alice.processes(word).filter((pid) => !before.includes(pid)).length).toBeGreaterThan(0);
     }
     const keeper = pidIn(file(alice, 'status.json'), 'keeperPid');
     process.kill(keeper, 'SIGKILL');
-    await expect.poll(async () => (await inspect(alice)).state, { timeout: 10_000 }).toBe('stale');
+    await expect.poll(async () => (await inspect(alice)).state).toBe('stale');
     await expect.poll(() => [...alice.processes('slirp4netns'), ...alice.processes('dnsmasq.conf')]).toEqual([]);
     const before = (await inspect(alice)).interfaces;
     await alice.ok('network', 'up', 'a');

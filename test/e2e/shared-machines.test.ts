@@ -100,7 +100,7 @@ describe.skipIf(cannotRun || cannotRunNetworks)('machines on a shared network, m
       .map((status) => Number(status['supervisorPid']));
     expect(pids).toHaveLength(1);
     process.kill(Math.max(2, pids[0] ?? 2), 'SIGKILL');
-    await expect.poll(() => ok('status', 'one'), { timeout: 10_000 }).toBe('Stopped');
+    await expect.poll(() => ok('status', 'one')).toBe('Stopped');
     await ok('start', 'one');
     expect(await ok('ip', 'one')).toBe(addresses[0]);
   });
@@ -125,7 +125,7 @@ describe.skipIf(cannotRun || cannotRunNetworks)('machines on a shared network, m
 
   test('rm takes the interfaces along', async () => {
     await ok('rm', '-y', 'one', 'two');
-    await expect.poll(links, { timeout: 15_000 }).toEqual([]);
+    await expect.poll(links).toEqual([]);
     expect(readdirSync(join(host.folder, 'networks/a/hosts'))).toEqual([]);
   });
 });

@@ -58,17 +58,15 @@ describe.skipIf(cannotRunNetworks)('a shared network', () => {
     const pid = dnsmasqPid('a');
     expect(pid).toBeGreaterThan(0);
     process.kill(pid, 'SIGKILL');
-    await expect.poll(() => dnsmasqPid('a'), { timeout: 10_000 }).not.toBe(pid);
-    await expect.poll(() => dnsmasqPid('a'), { timeout: 10_000 }).toBeGreaterThan(0);
+    await expect.poll(() => dnsmasqPid('a')).not.toBe(pid);
+    await expect.poll(() => dnsmasqPid('a')).toBeGreaterThan(0);
     await host.must('ip', '-n', first, 'addr', 'flush', 'dev', 'eth0');
     expect(await host.dhcp(first, 'one')).toBe(addresses[0]);
   });
 
   test('a removed bridge comes back, and serves', async () => {
     await host.inside('ip', 'link', 'delete', 'tsh-a');
-    await expect
-      .poll(async () => (await run('ip', ['-n', host.name, 'link', 'show', 'tsh-a'])).code, { timeout: 10_000 })
-      .toBe(0);
+    await expect.poll(async () => (await run('ip', ['-n', host.name, 'link', 'show', 'tsh-a'])).code).toBe(0);
     // The guests here are veth pairs, not taps of ours: the test puts them back.
     await host.inside('ip', 'link', 'set', 'v1', 'master', 'tsh-a');
     await host.must('ip', '-n', first, 'addr', 'flush', 'dev', 'eth0');
@@ -101,9 +99,9 @@ describe.skipIf(cannotRunNetworks)('a shared network', () => {
       await serve('127.0.0.9', '203.0.113.1');
       await serve('127.0.0.10', '203.0.113.2');
       const { gateway } = await host.inspect('a');
-      await expect.poll(() => host.resolve(first, 'x.corp.example', gateway), { timeout: 10_000 }).toBe('203.0.113.1');
+      await expect.poll(() => host.resolve(first, 'x.corp.example', gateway)).toBe('203.0.113.1');
       host.setResolver('127.0.0.10');
-      await expect.poll(() => host.resolve(first, 'y.corp.example', gateway), { timeout: 15_000 }).toBe('203.0.113.2');
+      await expect.poll(() => host.resolve(first, 'y.corp.example', gateway)).toBe('203.0.113.2');
     } finally {
       for (const child of answers) child.kill('SIGKILL');
     }

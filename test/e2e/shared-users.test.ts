@@ -174,7 +174,7 @@ describe.skipIf(cannotRunNetworks)('machines of users without privileges', () =>
     expect((await links()).filter((name) => name === again.tap)).toHaveLength(1);
     const { vmPid } = JSON.parse(readFileSync(join(again.runDirectory, 'status.json'), 'utf8')) as { vmPid: number };
     process.kill(Math.max(vmPid, 2), 'SIGKILL');
-    await expect.poll(links, { timeout: 10_000 }).not.toContain(again.tap);
+    await expect.poll(links).not.toContain(again.tap);
     expect(existsSync(join(host.folder, 'networks/a/hosts', again.tap))).toBe(false);
   });
 
@@ -187,7 +187,7 @@ describe.skipIf(cannotRunNetworks)('machines of users without privileges', () =>
       keeperPid: number;
     };
     process.kill(keeperPid, 'SIGTERM');
-    await expect.poll(async () => (await host.inspect('a')).state, { timeout: 10_000 }).toBe('down');
+    await expect.poll(async () => (await host.inspect('a')).state).toBe('down');
     expect(existsSync(join(host.folder, 'networks/a/access'))).toBe(false);
     await host.ok('network', 'up', 'a');
     expect(readdirSync(join(host.folder, 'networks/a/access'))).toEqual([`user-${String(BOB)}`]);

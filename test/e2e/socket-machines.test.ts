@@ -61,7 +61,7 @@ describe.skipIf(cannotRun || cannotRunNetworks || missing || inTheLab)('a machin
     const args = ['netns', 'exec', namespace, 'passt', '-f', '-q', '-s', path, '-M', passtMac, ...forwards];
     // ip-netns-exec(8) becomes passt.
     passt = spawn('ip', args, { env: world.env, stdio: 'ignore' });
-    await expect.poll(() => existsSync(path), { timeout: 10_000 }).toBe(true);
+    await expect.poll(() => existsSync(path)).toBe(true);
   }
   async function killPasst(): Promise<void> {
     if (passt === undefined) return;

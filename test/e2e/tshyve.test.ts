@@ -260,7 +260,7 @@ describe.skipIf(cannotRun)('the tshyve command', () => {
       stream.on('data', (event: Event) => events.push(event.name));
       stream.on('error', () => undefined);
       await expect
-        .poll(() => events, { timeout: 10_000 })
+        .poll(() => events)
         .toEqual(expect.arrayContaining(['launched', 'init', 'userspace', 'disk', 'ssh', 'docker']));
       stream.cancel();
     } finally {
@@ -315,7 +315,7 @@ describe.skipIf(cannotRun)('the tshyve command', () => {
     // SSH may answer before the guest has said so.
     // ... and a line may be cut in two where the old log was full.
     const whole = () => readFileSync(`${log}.1`, 'latin1').slice(-200) + readFileSync(log, 'latin1');
-    await expect.poll(whole, { timeout: 10_000 }).toContain('tshyve-event: ssh');
+    await expect.poll(whole).toContain('tshyve-event: ssh');
     expect(statSync(log).size).toBeGreaterThan(0);
     expect(statSync(log).mode & 0o777).toBe(0o600);
   });

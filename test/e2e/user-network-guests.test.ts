@@ -120,11 +120,11 @@ describe.skipIf(cannotRunNetworks || missing)('guests on a user-mode network', (
     children.push(spawn('ip', ['netns', 'exec', host.name, process.execPath, '-e', server], { stdio: 'ignore' }));
     const script = `require('net').connect(8086, '2001:db8::2').on('data', (d) => console.log(String(d))).on('error', () => 0)`;
     const hear = () => host.must('ip', 'netns', 'exec', guest, process.execPath, '-e', script);
-    await expect.poll(hear, { timeout: 10_000 }).toBe('six');
+    await expect.poll(hear).toBe('six');
     await expect.poll(() => global(other), { timeout: 20_000 }).toMatch(/^fec0:/);
     const there = await global(other);
     // It may be tentative still (duplicate address detection).
-    await expect.poll(() => pings(guest, there), { timeout: 10_000 }).toBe(true);
+    await expect.poll(() => pings(guest, there)).toBe(true);
   });
 
   test('a run folder that is deleted comes back on both sides', async () => {
@@ -139,8 +139,8 @@ describe.skipIf(cannotRunNetworks || missing)('guests on a user-mode network', (
     expect(await host.dhcp(guest, 'm1')).toBe(addresses[0]);
     // One file alone: the machine's end.
     rmSync(portSockets('lab', '02:00:00:00:43:01').machineSocket);
-    await expect.poll(works, { timeout: 10_000 }).toBe(true);
+    await expect.poll(works).toBe(true);
     await Promise.all(members.map((member) => member.leave()));
-    await expect.poll(() => readdirSync(folder), { timeout: 10_000 }).toEqual(['switch.lock', 'switch.log']);
+    await expect.poll(() => readdirSync(folder)).toEqual(['switch.lock', 'switch.log']);
   });
 });

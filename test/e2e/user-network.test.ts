@@ -134,7 +134,7 @@ describe.skipIf(cannotRun)('machines on a user-mode network of their own', () =>
   test('a switch that is killed comes back under running machines', async () => {
     const [before = ''] = switchPid();
     process.kill(Number.parseInt(before, 10), 'SIGKILL');
-    await expect.poll(switchPid, { timeout: 10_000 }).toHaveLength(1);
+    await expect.poll(switchPid).toHaveLength(1);
     expect(switchPid()).not.toEqual([before]);
     await expect.poll(() => fetchFrom('two', 8080), { timeout: 20_000 }).toBe('from two');
     expect(await ssh('one', 'curl -s -m 10 http://two:8000/')).toBe('from two');
@@ -149,7 +149,7 @@ describe.skipIf(cannotRun)('machines on a user-mode network of their own', () =>
     expect(await fetchFrom('two', 8080)).toBe('from two');
     expect(await ssh('one', 'curl -s -m 10 http://two:8000/')).toBe('from two');
     await world.tshyveOk('kill', 'one', 'two');
-    await expect.poll(() => world.processes(), { timeout: 15_000 }).toEqual([]);
+    await expect.poll(() => world.processes()).toEqual([]);
     expect(readdirSync(join(world.runFolder, 'net-lab')).filter((name) => !name.startsWith('switch.l'))).toEqual([]);
   });
 });

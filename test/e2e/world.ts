@@ -165,7 +165,7 @@ export class World {
   /** Expects that nothing of a machine is left. */
   async expectGone(name: string): Promise<void> {
     // The client does not wait for its plugin, and an aborted create cleans up after its client has died.
-    await expect.poll(() => this.processes(), { timeout: 15_000 }).toEqual([]);
+    await expect.poll(() => this.processes()).toEqual([]);
     expect(existsSync(this.machineFolder(name))).toBe(false);
     expect(existsSync(this.addresses) ? readdirSync(this.addresses) : []).toEqual([]);
   }

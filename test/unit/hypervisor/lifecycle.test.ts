@@ -44,10 +44,10 @@ describe.each([
         const [forward] = machine.forwards;
         expect(forward).toMatchObject({ name: 'ssh', guestPort: 22, hostAddress: address });
         expect(forward?.hostPort).not.toBe(port);
-        await expect.poll(console, { timeout: 15_000 }).toMatch(/(boot[^]*){3}/);
+        await expect.poll(console).toMatch(/(boot[^]*){3}/);
         expect(machine.forwards).toEqual([forward]);
         // The guest restarts all the time; in between nobody listens for a moment.
-        await expect.poll(() => connects(address, forward?.hostPort ?? 0), { timeout: 15_000 }).toBe(true);
+        await expect.poll(() => connects(address, forward?.hostPort ?? 0)).toBe(true);
         await machine.kill();
         expect(await connects(address, forward?.hostPort ?? 0)).toBe(false);
         await expect(bench.launch([hang()], { change: withDevices([port]) })).rejects.toMatchObject({
@@ -75,8 +75,8 @@ describe.each([
         kind: 'precondition',
         message: expect.stringContaining(`${address}:${String(port)}`) as string,
       });
-      await expect.poll(console, { timeout: 15_000 }).toMatch(/(boot[^]*){3}/);
-      await expect.poll(() => connects(address, port), { timeout: 15_000 }).toBe(true);
+      await expect.poll(console).toMatch(/(boot[^]*){3}/);
+      await expect.poll(() => connects(address, port)).toBe(true);
       await machine.removeForward({ protocol: 'udp', hostPort: port });
       await machine.removeForward({ protocol: 'tcp', hostPort: port });
       expect(machine.forwards.map(({ name }) => name)).toEqual(['ssh']);
@@ -105,7 +105,7 @@ describe.each([
         await expect.poll(() => peers[0]?.clients.length).toBe(1);
         await peers[0]?.close();
         await peers[1]?.listen(path);
-        await expect.poll(() => peers[1]?.clients, { timeout: 10_000 }).toEqual(peers[0]?.clients);
+        await expect.poll(() => peers[1]?.clients).toEqual(peers[0]?.clients);
       } finally {
         await machine.kill();
         await peers[1]?.close();
@@ -152,8 +152,8 @@ describe.each([
           },
         }),
       });
-      await expect.poll(console, { timeout: 15_000 }).toMatch(/(boot[^]*){3}/);
-      await expect.poll(() => existsSync(socket), { timeout: 15_000 }).toBe(true);
+      await expect.poll(console).toMatch(/(boot[^]*){3}/);
+      await expect.poll(() => existsSync(socket)).toBe(true);
       // The switch binds the ports, not the hypervisor.
       expect(machine.forwards).toEqual([]);
       await expect(machine.addForward({ name: 'added', guestPort: 80, hostPorts: [0] })).rejects.toMatchObject({
@@ -165,7 +165,7 @@ describe.each([
 
     test('pauses, resumes, and ends at once when killed', async () => {
       const { machine, console } = await bench.launch([alphabet(2_000)]);
-      await expect.poll(console, { timeout: 15_000 }).toContain('abc');
+      await expect.poll(console).toContain('abc');
       await machine.pause();
       // What was under way when it was paused still arrives; after that nothing does.
       const isSilent = async () => {
@@ -173,25 +173,25 @@ describe.each([
         await new Promise((wake) => setTimeout(wake, 100));
         return console() === before;
       };
-      await expect.poll(isSilent, { timeout: 5_000 }).toBe(true);
+      await expect.poll(isSilent).toBe(true);
       expect(await isSilent()).toBe(true);
       const before = console();
       await machine.resume();
-      await expect.poll(() => console().length, { timeout: 15_000 }).toBeGreaterThan(before.length);
+      await expect.poll(() => console().length).toBeGreaterThan(before.length);
       await machine.kill();
       expect((await machine.exited).reason).toBe('killed');
     });
 
     test('is saved, and goes on in another machine where it was', async () => {
       const first = await bench.launch([alphabet(2_000)]);
-      await expect.poll(first.console, { timeout: 15_000 }).toContain('abc');
+      await expect.poll(first.console).toContain('abc');
       await first.machine.pause();
       const snapshot = join(bench.folder, 'snapshot');
       mkdirSync(snapshot);
       await first.machine.save(snapshot);
       await first.machine.kill();
       const second = await bench.launch([], { restoreFrom: snapshot, kernel: first.kernel });
-      await expect.poll(() => second.console().length, { timeout: 15_000 }).toBeGreaterThan(3);
+      await expect.poll(() => second.console().length).toBeGreaterThan(3);
       await second.machine.kill();
       expect(second.beforeStart).toEqual(['']);
       const letters = 'abcdefghijklmnopqrstuvwxyz';

@@ -22,7 +22,7 @@ describe.skipIf(nativeCannotRun)('a machine of the native core', () => {
 
   test('restarts in place when the guest asks for it, until it is killed', async () => {
     const { machine, console, log } = await bench.launch([print('boot\n'), reset()]);
-    await expect.poll(console, { timeout: 10_000 }).toMatch(/^(boot\n){3}/);
+    await expect.poll(console).toMatch(/^(boot\n){3}/);
     await machine.kill();
     expect(await machine.exited).toEqual({ reason: 'killed', detail: 'The machine was ended by request.' });
     expect(log).toContain('The guest restarts.');

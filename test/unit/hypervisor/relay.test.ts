@@ -173,7 +173,7 @@ describe('a relay', () => {
     await second.listen(path);
     cleanups.push(() => second.close());
     // The guest is announced before it says anything.
-    await expect.poll(() => frames.length, { timeout: 5000 }).toBe(2);
+    await expect.poll(() => frames.length).toBe(2);
     expect(frames[1]?.toString('hex')).toMatch(/^ffffffffffffc0ffee0000018035/);
     qemu.write(withLength(Buffer.alloc(1514, 2)));
     await expect.poll(() => frames[2]?.length).toBe(1514);
@@ -203,7 +203,7 @@ describe('a relay', () => {
     const [peer] = peers;
     const received = peer === undefined ? [] : framesOf(peer);
     peer?.resume();
-    await expect.poll(() => received.length, { timeout: 10_000 }).toBe(count);
+    await expect.poll(() => received.length).toBe(count);
     expect(received.every((frame, index) => frame.length === 1514 && frame[0] === (index & 0xff))).toBe(true);
   });
 

@@ -81,9 +81,7 @@ async function supervise(
     await supervisor.kill();
     await gone;
   });
-  await expect
-    .poll(() => supervisor.status().events.some(({ name }) => name === 'ssh'), { timeout: 15_000 })
-    .toBe(true);
+  await expect.poll(() => supervisor.status().events.some(({ name }) => name === 'ssh')).toBe(true);
   return supervisor;
 }
 
@@ -127,8 +125,8 @@ test.each(hypervisorNames.filter((name) => name !== 'native' || !nativeCannotRun
     const problem = () => supervisor.status().problem;
     expect(problem()).toBe('');
     peer.close();
-    await expect.poll(problem, { timeout: 15_000 }).toContain('peer is away: start it again');
+    await expect.poll(problem).toContain('peer is away: start it again');
     await peer.open();
-    await expect.poll(problem, { timeout: 15_000 }).toBe('');
+    await expect.poll(problem).toBe('');
   },
 );

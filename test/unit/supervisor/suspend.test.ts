@@ -107,7 +107,7 @@ class Machine {
 
 /** The kernel takes a moment to let go of what an io_uring had open. */
 async function unmount(folder: string): Promise<void> {
-  await expect.poll(() => spawnSync('umount', [folder]).status, { timeout: 10_000 }).toBe(0);
+  await expect.poll(() => spawnSync('umount', [folder]).status).toBe(0);
 }
 
 function gone(supervisor: Supervisor): Promise<unknown> {
@@ -128,7 +128,7 @@ describe.each([
 
     test('a save ends it, a resume goes on where it was and uses the state up', async () => {
       const first = await it().start();
-      await expect.poll(() => it().console(), { timeout: 15_000 }).toContain('abc');
+      await expect.poll(() => it().console()).toContain('abc');
       const ended = gone(first);
       await first.suspend();
       expect(await ended).toMatchObject({ reason: 'killed', detail: 'The machine was saved and ended.' });
@@ -140,7 +140,7 @@ describe.each([
       const second = await it().start(true);
       expect(it().savedFolders()).toEqual([]);
       expect(second.status().events.map((event) => event.name)).toEqual(['launched', 'resumed']);
-      await expect.poll(() => it().console().length, { timeout: 15_000 }).toBeGreaterThan(before.length + 3);
+      await expect.poll(() => it().console().length).toBeGreaterThan(before.length + 3);
       await second.kill();
       const all = it().console();
       expect('abcdefghijklmnopqrstuvwxyz'.repeat(Math.ceil(all.length / 26))).toContain(all);
@@ -156,7 +156,7 @@ describe.each([
         expect(full.savedFolders()).toEqual([]);
         full.resize('200m');
         const before = full.console().length;
-        await expect.poll(() => full.console().length, { timeout: 15_000 }).toBeGreaterThan(before + 3);
+        await expect.poll(() => full.console().length).toBeGreaterThan(before + 3);
         await supervisor.suspend();
         expect(await hasSavedState(full.folder)).toBe(true);
       } finally {

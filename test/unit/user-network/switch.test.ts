@@ -85,7 +85,7 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('a user-mode
     expect(added).toMatchObject({ hostPort: 8080, protocol: 'tcp' });
     const before = processes('lab');
     process.kill(before[0] ?? 0, 'SIGKILL');
-    await expect.poll(() => said.filter((line) => line.includes(back)).length, { timeout: 10_000 }).toBe(2);
+    await expect.poll(() => said.filter((line) => line.includes(back)).length).toBe(2);
     expect(processes('lab')).toHaveLength(1);
     expect(processes('lab')).not.toEqual(before);
     for (const port of [2222, 8080]) expect(await connects(hostAddress(1), port)).toBe(true);
@@ -109,10 +109,10 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('a user-mode
         { interval: 1, timeout: 5_000 },
       )
       .toBe(true);
-    await expect.poll(() => said.join('\n'), { timeout: 10_000 }).toMatch(/2225.*in use/);
+    await expect.poll(() => said.join('\n')).toMatch(/2225.*in use/);
     expect(problems.at(-1)).toMatch(/^The network "lab": .*2225.*in use/);
     thief.close();
-    await expect.poll(() => said.at(-1), { timeout: 15_000 }).toContain(back);
+    await expect.poll(() => said.at(-1)).toContain(back);
     expect(problems.at(-1)).toBe('');
   });
 
@@ -121,7 +121,7 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('a user-mode
     for (const name of readdirSync(join(folder, 'run/net-lab'))) {
       if (!name.endsWith('.lock')) rmSync(join(folder, 'run/net-lab', name));
     }
-    await expect.poll(() => said.at(-1), { timeout: 10_000 }).toContain(back);
+    await expect.poll(() => said.at(-1)).toContain(back);
     expect(await connects(hostAddress(1), 2222)).toBe(true);
   });
 
@@ -160,7 +160,7 @@ describe.skipIf(missing.length > 0 && process.env['CI'] !== 'true')('a user-mode
   });
 
   test('it ends some seconds after the last machine, and leaves no socket', async () => {
-    await expect.poll(() => [...processes('lab'), ...processes('other')], { timeout: 15_000 }).toEqual([]);
+    await expect.poll(() => [...processes('lab'), ...processes('other')]).toEqual([]);
     expect(await listUserNetworks()).toEqual([]);
     expect(readdirSync(join(folder, 'run/net-lab')).sort()).toEqual(['switch.lock', 'switch.log']);
     // It is a warning that said once how the lock was lost.
