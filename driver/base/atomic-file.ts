@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { open, rename, rm } from 'node:fs/promises';
+import { chmod, constants, copyFile, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 import { fileError } from './errors.js';
@@ -25,6 +25,25 @@ export async function writeFileAtomic(path: string, data: string | Uint8Array, m
     throw fileError(`write ${path}`, error);
   }
   await syncDirectory(dirname(path));
+}
+
+/**
+ * Copies a file, sharing its blocks where the file system can. The target appears whole or not at all; it is not made
+ * durable, since it can be copied again.
+ * @param action what the error says could not be done
+ * @param mode permissions of the copy; without it the original's
+ * @throws TshyveError as {@link fileError} makes it; an old target is untouched then
+ */
+export async function copyFileAtomic(from: string, to: string, action: string, mode?: number): Promise<void> {
+  const temporary = `${to}.${randomBytes(6).toString('hex')}.tmp`;
+  try {
+    await copyFile(from, temporary, constants.COPYFILE_FICLONE);
+    if (mode !== undefined) await chmod(temporary, mode);
+    await rename(temporary, to);
+  } catch (error) {
+    await rm(temporary, { force: true }).catch(() => undefined);
+    throw fileError(action, error);
+  }
 }
 
 /** Makes a rename durable. Some file systems refuse to sync a directory; that is not an error of ours. */

@@ -1,10 +1,11 @@
 export { allEnded } from './all-ended.js';
-export { writeFileAtomic } from './atomic-file.js';
+export { copyFileAtomic, writeFileAtomic } from './atomic-file.js';
 export { formatSeconds, sleep, within } from './deadline.js';
 export { startDetached } from './detached.js';
 export { ANSWER_FD, answerFailure, answerReady, parseDetachedAnswer } from './detached-answer.js';
 export { type ErrorKind, TshyveError, codeOf, errorKinds, fileError, messageOf } from './errors.js';
 export { type FileLock, isLocked, lockFile } from './file-lock.js';
+export { findProgram } from './find-program.js';
 export { type Log, noLog } from './log.js';
 export {
   checkSocketPath,

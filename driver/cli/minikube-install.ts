@@ -1,10 +1,18 @@
-import { constants, copyFile, access, chmod, mkdir, realpath, rename, rm, stat } from 'node:fs/promises';
-import { randomBytes } from 'node:crypto';
+import { access, constants, mkdir, realpath, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { delimiter, dirname, join, resolve } from 'node:path';
 import * as v from 'valibot';
 
-import { TshyveError, exists, fileError, messageOf, packageRoot, run } from '../base/index.js';
+import {
+  TshyveError,
+  copyFileAtomic,
+  exists,
+  fileError,
+  findProgram,
+  messageOf,
+  packageRoot,
+  run,
+} from '../base/index.js';
 import type { Context } from './context.js';
 
 export interface MinikubeInstallOptions {
@@ -32,7 +40,7 @@ export async function installMinikube({ operation }: Context, options: MinikubeI
     );
   }
   const path = process.env['PATH'] ?? '';
-  const own = await findProgram('minikube', path);
+  const own = await findProgram('minikube');
   const folder = options.to === undefined ? await folderBeside(own) : resolve(options.to);
   const target = join(folder, NAME);
   if (await exists(target)) {
@@ -84,40 +92,22 @@ async function ourMinikube(program: string): Promise<string | undefined> {
   }
 }
 
-/** As a shell finds it, execvp(3). */
-async function findProgram(name: string, path: string): Promise<string | undefined> {
-  for (const folder of path.split(delimiter).filter((entry) => entry.startsWith('/'))) {
-    const file = join(folder, name);
-    if ((await isAllowed(file, constants.X_OK)) && (await stat(file)).isFile()) return file;
-  }
-  return undefined;
-}
-
 /** The folder of the user's minikube where the user may write there, else the user's own folder for programs. */
 async function folderBeside(minikube: string | undefined): Promise<string> {
-  const folder = minikube === undefined ? undefined : dirname(minikube);
-  return folder !== undefined && (await isAllowed(folder, constants.W_OK)) ? folder : join(homedir(), '.local/bin');
-}
-
-async function isAllowed(path: string, mode: number): Promise<boolean> {
-  try {
-    await access(path, mode);
-    return true;
-  } catch {
-    return false;
-  }
+  const own = join(homedir(), '.local/bin');
+  if (minikube === undefined) return own;
+  const folder = dirname(minikube);
+  return access(folder, constants.W_OK).then(
+    () => folder,
+    () => own,
+  );
 }
 
 /** In one step, so that a minikube that runs, or a shell that looks, meets the old file or the new one. */
 async function putProgram(source: string, target: string): Promise<void> {
-  const temporary = `${target}.${randomBytes(6).toString('hex')}.tmp`;
-  try {
-    await mkdir(dirname(target), { recursive: true });
-    await copyFile(source, temporary, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
-    await chmod(temporary, 0o755);
-    await rename(temporary, target);
-  } catch (error) {
-    await rm(temporary, { force: true }).catch(() => undefined);
-    throw fileError(`install ${target}`, error);
-  }
+  const action = `install ${target}`;
+  await mkdir(dirname(target), { recursive: true }).catch((error: unknown) => {
+    throw fileError(action, error);
+  });
+  await copyFileAtomic(source, target, action, 0o755);
 }

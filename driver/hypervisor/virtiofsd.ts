@@ -1,8 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { access, constants, mkdir, rm, rmdir } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
+import { mkdir, rm, rmdir } from 'node:fs/promises';
+import { join } from 'node:path';
 
-import { TshyveError, checkSocketPath, codeOf, run, within } from '../base/index.js';
+import { TshyveError, checkSocketPath, codeOf, findProgram, run, within } from '../base/index.js';
 import type { LaunchOptions } from './hypervisor.js';
 import type { ShareSpec } from './vm-spec.js';
 
@@ -41,18 +41,8 @@ export interface ServedShares {
 }
 
 /** @returns the absolute path of virtiofsd, or undefined */
-export async function findVirtiofsd(env: NodeJS.ProcessEnv = process.env): Promise<string | undefined> {
-  for (const folder of [...(env['PATH'] ?? '').split(delimiter), ...PLACES]) {
-    if (!folder.startsWith('/')) continue;
-    const path = join(folder, 'virtiofsd');
-    try {
-      await access(path, constants.X_OK);
-      return path;
-    } catch {
-      // Not here; the next folder may have it.
-    }
-  }
-  return undefined;
+export function findVirtiofsd(env: NodeJS.ProcessEnv = process.env): Promise<string | undefined> {
+  return findProgram('virtiofsd', env, PLACES);
 }
 
 /** @returns why this host cannot serve folders to guests, with the fix; undefined when it can */

@@ -1,7 +1,6 @@
-import { chmod, copyFile, rename } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
-import { TshyveError, exists, fileError } from '../../base/index.js';
+import { TshyveError, copyFileAtomic, exists } from '../../base/index.js';
 import type { FirmwareSpec } from '../vm-spec.js';
 import type { Architecture } from './arguments.js';
 import type { QemuProgram } from './binary.js';
@@ -68,16 +67,8 @@ export async function prepareFirmware(
   const firmware = await findFirmware(program, system);
   if (firmware === undefined) throw new TshyveError('precondition', firmwareMissing(program.architecture));
   if (!(await exists(variableStore))) {
-    // A copy that was cut off would stay for good.
-    const fresh = `${variableStore}.new`;
-    try {
-      await copyFile(firmware.variables, fresh);
-      // The copy has the original's mode, and Homebrew installs files that nobody may write.
-      await chmod(fresh, 0o600);
-      await rename(fresh, variableStore);
-    } catch (error) {
-      throw fileError(`write ${variableStore}`, error);
-    }
+    // A copy that was cut off would stay for good; and Homebrew installs files that nobody may write.
+    await copyFileAtomic(firmware.variables, variableStore, `write ${variableStore}`, 0o600);
   }
   return { code: firmware.code, variables: variableStore };
 }
