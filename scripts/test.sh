@@ -133,9 +133,7 @@ else
 		step 'lab machine' test/lab/build.sh
 	fi
 	# Three fuzzers on two processors: a minute of each is what counts, and it saves two.
-	FUZZ_JOBS=${FUZZ_JOBS:-3}
-	export FUZZ_JOBS
-	step 'native core' scripts/test-native.sh "${native[@]}" --report "$reports/native.json"
+	FUZZ_JOBS=${FUZZ_JOBS:-3} step 'native core' scripts/test-native.sh "${native[@]}" --report "$reports/native.json"
 	if [ "$tier" != fast ]; then
 		# Not sooner: fuzzers leave nothing.
 		start_lab
