@@ -27,6 +27,7 @@ export interface Extras {
   readonly nestedVirtualization: boolean;
   readonly bridged: boolean;
   readonly firmware: boolean;
+  readonly vsock: boolean;
 }
 
 /** One way to run virtual machines. */

@@ -34,6 +34,7 @@ export {
   type SwitchNetworkSpec,
   type NamespaceNetworkSpec,
   type TapNetworkSpec,
+  VSOCK_MAX_PORT,
   type VmSpec,
   portForwardSchema,
   protocols,
@@ -66,6 +67,7 @@ export function extrasOf(spec: VmSpec): Extras {
     nestedVirtualization: spec.nestedVirtualization === true,
     bridged: spec.network.mode === 'bridged',
     firmware: spec.firmware !== undefined,
+    vsock: spec.vsock !== undefined,
   };
 }
 

@@ -15,11 +15,15 @@ export interface VmSpec {
   readonly network: NetworkSpec;
   /** Host folders for the guest, by virtiofs. */
   readonly shares?: readonly ShareSpec[];
+  readonly vsock?: VsockSpec;
   /** macOS on Apple silicon: a share with this tag, with which the guest runs x86-64 programs. */
   readonly rosettaTag?: string;
   /** The guest may run virtual machines itself. */
   readonly nestedVirtualization?: boolean;
 }
+
+/** All ones stand for any port (vsock(7), VMADDR_PORT_ANY). */
+export const VSOCK_MAX_PORT = 0xffff_fffe;
 
 export interface ShareSpec {
   /** What the guest mounts; at most 35 bytes. */
@@ -27,6 +31,14 @@ export interface ShareSpec {
   /** Absolute host path. */
   readonly directory: string;
   readonly readOnly: boolean;
+}
+
+/** Sockets of the guest's AF_VSOCK as unix sockets of the host (vsock(7)). */
+export interface VsockSpec {
+  /** Absolute path of their folder; made, private, when missing. */
+  readonly directory: string;
+  /** Ports that are to be reached from the other side. */
+  readonly ports: readonly number[];
 }
 
 export interface FirmwareSpec {
@@ -259,6 +271,12 @@ export const vmSpecSchema: v.GenericSchema<unknown, VmSpec> = v.looseObject({
   disks: v.array(v.looseObject({ id: v.string(), path: v.string(), readOnly: v.boolean() })),
   network: networkSpec,
   shares: v.exactOptional(v.array(v.looseObject({ tag: v.string(), directory: v.string(), readOnly: v.boolean() }))),
+  vsock: v.exactOptional(
+    v.looseObject({
+      directory: v.string(),
+      ports: v.array(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(VSOCK_MAX_PORT))),
+    }),
+  ),
   rosettaTag: v.exactOptional(v.string()),
   nestedVirtualization: v.exactOptional(v.boolean()),
 });

@@ -34,6 +34,8 @@ export interface MachineConfig {
   ExtraDisks: string[];
   /** Host folders for the guest, each HOSTDIR[:GUESTDIR][:ro]. */
   Shares: string[];
+  /** Ports of AF_VSOCK, decimal, that machine and host may reach of each other. The name is HyperKit's driver's. */
+  VSockPorts: string[];
   /** macOS on Apple silicon: run x86-64 programs in the guest. */
   Rosetta: boolean;
   /** EFI firmware boots the image, not its kernel and initrd. */
@@ -67,6 +69,7 @@ export const configDefaults: Readonly<MachineConfig> = {
   Cmdline: '',
   ExtraDisks: [],
   Shares: [],
+  VSockPorts: [],
   Rosetta: false,
   Firmware: false,
   NestedVirtualization: false,

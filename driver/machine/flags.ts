@@ -41,6 +41,12 @@ const bindings: readonly FlagBinding[] = [
     'Folder of this host for the machine, as HOSTDIR[:GUESTDIR][:ro] (GUESTDIR: where it is mounted, if not at the same path); may be repeated',
     'TSHYVE_SHARE',
   ),
+  list(
+    'vsock-port',
+    'VSockPorts',
+    "Port of the machine's vsock that is a unix socket of this host, in the folder vsock of the machine; may be repeated",
+    'TSHYVE_VSOCK_PORT',
+  ),
   bool(
     'rosetta',
     'Rosetta',

@@ -16,6 +16,8 @@ export interface MachineLayout {
   /** Of EFI firmware. */
   readonly variableStore: string;
   readonly consoleLog: string;
+  /** Folder of the unix sockets that are ports of the machine's vsock. */
+  readonly vsock: string;
   extraDisk(index: number): string;
 }
 
@@ -37,6 +39,7 @@ export function machineLayout(storePath: string, machineName: string): MachineLa
     initrd: join(directory, 'initrd'),
     variableStore: join(directory, 'efi-variables.img'),
     consoleLog: join(directory, 'console.log'),
+    vsock: join(directory, 'vsock'),
     extraDisk: (index) => join(directory, `extra-${String(index)}.img`),
   };
 }

@@ -84,6 +84,7 @@ import { exclusively } from './operation-lock.js';
 import { type NetworkChoice, parseNetworkChoice } from './network-choice.js';
 import { type AddedPort, type MachineRecord, readRecord, writeRecord } from './record.js';
 import { ROSETTA_TAG, parseShares, requireFolders, shareWords } from './shares.js';
+import { parseVsockPorts, requireSocketRoom } from './vsock-ports.js';
 import { requirePeer } from './socket-choice.js';
 import { requireValid } from './validate.js';
 
@@ -154,6 +155,7 @@ export class TshyveDriver implements Driver {
   async preCreateCheck(operation: Operation): Promise<void> {
     const config = this.#config;
     requireValid(config, this.#stored.problems);
+    if (config.VSockPorts.length > 0) requireSocketRoom(this.#layout.vsock);
     const source = parseImageSource(config.Boot2DockerURL, config.ImageSHA256);
     const { hypervisor, reason, notes } = await chooseHypervisor(config.Hypervisor);
     operation.log.debug([`Hypervisor ${hypervisor.name}: ${reason}`, ...notes].join(' '));
@@ -706,6 +708,7 @@ export class TshyveDriver implements Driver {
     const config = this.#config;
     const layout = this.#layout;
     const shares = parseShares(config.Shares);
+    const vsockPorts = parseVsockPorts(config.VSockPorts);
     const words = [
       record.boot?.commandLine ?? '',
       `tshyve.hostname=${config.MachineName}`,
@@ -739,6 +742,7 @@ export class TshyveDriver implements Driver {
       ...(shares.length === 0
         ? {}
         : { shares: shares.map(({ tag, directory, readOnly }) => ({ tag, directory, readOnly })) }),
+      ...(vsockPorts.length === 0 ? {} : { vsock: { directory: layout.vsock, ports: vsockPorts } }),
       ...(config.Firmware ? { firmware: { variableStore: layout.variableStore } } : {}),
       ...(config.Rosetta ? { rosettaTag: ROSETTA_TAG } : {}),
       ...(config.NestedVirtualization ? { nestedVirtualization: true } : {}),
@@ -786,13 +790,14 @@ export class TshyveDriver implements Driver {
   }
 
   #extras(): Extras {
-    const { Shares, Rosetta, NestedVirtualization, Network, Firmware } = this.#config;
+    const { Shares, Rosetta, NestedVirtualization, Network, Firmware, VSockPorts } = this.#config;
     return {
       shares: Shares.length > 0,
       rosetta: Rosetta,
       nestedVirtualization: NestedVirtualization,
       bridged: parseNetworkChoice(Network).mode === 'bridged',
       firmware: Firmware,
+      vsock: VSockPorts.length > 0,
     };
   }
 

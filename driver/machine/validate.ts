@@ -6,6 +6,7 @@ import { hypervisorNames } from '../hypervisor/index.js';
 import type { MachineConfig } from './config.js';
 import { parseNetworkChoice } from './network-choice.js';
 import { parseShares } from './shares.js';
+import { parseVsockPorts } from './vsock-ports.js';
 
 const MAX_CPUS = 64;
 const MIN_MEMORY_MB = 256;
@@ -49,7 +50,11 @@ export function configFindings(config: MachineConfig): string[] {
     config.Hypervisor === 'auto' || (hypervisorNames as readonly string[]).includes(config.Hypervisor),
     `--tshyve-hypervisor is "${config.Hypervisor}": give auto or one of ${hypervisorNames.join(', ')}.`,
   );
-  for (const parse of [() => parseNetworkChoice(config.Network), () => parseShares(config.Shares)]) {
+  for (const parse of [
+    () => parseNetworkChoice(config.Network),
+    () => parseShares(config.Shares),
+    () => parseVsockPorts(config.VSockPorts),
+  ]) {
     try {
       parse();
     } catch (error) {

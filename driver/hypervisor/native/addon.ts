@@ -80,7 +80,7 @@ export interface NativeMachineSpec {
   readonly vsock?: {
     readonly guestCid: number;
     readonly directory: string;
-    readonly listen?: readonly { readonly port: number }[];
+    readonly ports?: readonly { readonly port: number }[];
   };
   /** KVM: a virtiofsd listens at `socket`. macOS: the folder itself. */
   readonly shares: readonly (
@@ -163,7 +163,7 @@ export interface NativeMachine {
 }
 
 /** Changes with the meaning of the exports; an addon of another number was built from other sources. */
-export const interfaceVersion = 2;
+export const interfaceVersion = 3;
 const rebuild = (root: string) => `Build it with "npm run build:native" in ${root}.`;
 
 let loaded: NativeAddon | undefined;

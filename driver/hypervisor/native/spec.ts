@@ -2,6 +2,8 @@ import type { ServedShare } from '../virtiofsd.js';
 import { SWITCH_MTU, type SocketNetworkSpec, type VmSpec } from '../vm-spec.js';
 import type { NativeMachineSpec, NativeNetwork } from './addon.js';
 
+/** Each machine has a vsock of its own, so all may have the first context id that is not reserved (vsock(7)). */
+const GUEST_CID = 3;
 /** More queues than this bring nothing for one file. */
 const MAX_DISK_QUEUES = 4;
 
@@ -29,6 +31,15 @@ export function nativeSpec(spec: VmSpec, frameSocket: string, served: readonly S
       process.platform === 'darwin'
         ? (spec.shares ?? []).map(({ tag, directory, readOnly }) => ({ tag, directory, readOnly }))
         : served.map(({ tag, socket }) => ({ tag, socket })),
+    ...(spec.vsock === undefined
+      ? {}
+      : {
+          vsock: {
+            guestCid: GUEST_CID,
+            directory: spec.vsock.directory,
+            ports: spec.vsock.ports.map((port) => ({ port })),
+          },
+        }),
     ...(spec.rosettaTag === undefined ? {} : { rosettaTag: spec.rosettaTag }),
     ...(spec.nestedVirtualization === true ? { nestedVirtualization: true } : {}),
     balloon: true,

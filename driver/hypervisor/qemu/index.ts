@@ -33,6 +33,9 @@ export const qemu: Hypervisor = {
     const found: string[] = [];
     if (extras.rosetta) found.push(onlyOnMac('Rosetta (--tshyve-rosetta)'));
     if (extras.bridged) found.push(onlyOnMac('A bridged network'));
+    if (extras.vsock) {
+      found.push('With QEMU there are no vsock ports (--tshyve-vsock-port): use --tshyve-hypervisor native.');
+    }
     if (extras.shares) found.push((await whyNoShares()) ?? '');
     const program = await findQemu();
     // That QEMU itself is missing, the probe says.

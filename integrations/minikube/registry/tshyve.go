@@ -48,7 +48,8 @@ type machineConfig struct {
 	Memory         int
 	DiskSize       int
 	ExtraDisks     int
-	Network        string `json:",omitempty"`
+	Network        string   `json:",omitempty"`
+	VSockPorts     []string `json:",omitempty"`
 	Cmdline        string
 }
 
@@ -67,7 +68,9 @@ func configure(cc config.ClusterConfig, n config.Node) (any, error) {
 		DiskSize:       cc.DiskSize,
 		ExtraDisks:     cc.ExtraDisks,
 		Network:        network,
-		Cmdline:        "tshyve.identity=buildroot",
+		// minikube has this setting for the driver that tshyve is the heir of.
+		VSockPorts: cc.HyperkitVSockPorts,
+		Cmdline:    "tshyve.identity=buildroot",
 	}, nil
 }
 

@@ -69,6 +69,11 @@ func TestEveryNodeIsAMachine(t *testing.T) {
 			t.Errorf("got %+v", c)
 		}
 	}
+	cc.HyperkitVSockPorts = []string{"1024", "2375"}
+	made, err := configure(cc, cc.Nodes[0])
+	if err != nil || len(made.(machineConfig).VSockPorts) != 2 {
+		t.Errorf("got %+v, %v", made, err)
+	}
 	for _, name := range []string{"demo", "demo-m02", "demo-m03"} {
 		if !names[name] {
 			t.Errorf("no machine %q in %v", name, names)

@@ -92,8 +92,9 @@ struct NetworkConfig {
 struct VsockConfig {
   std::uint32_t guestCid = 3;
   std::string directory;
-  /// macOS: the host ports that the guest may connect to; the framework must know them. On KVM any port will do.
-  std::vector<std::uint32_t> listen = {};
+  /// Each of these ports of the guest has a socket of its own. On macOS the guest reaches only these ports of the host,
+  /// which the framework must know, on KVM all.
+  std::vector<std::uint32_t> ports = {};
 };
 
 /// A host folder for the guest, by virtiofs.

@@ -13,7 +13,7 @@ namespace tshyve {
 namespace {
 
 /// Changes whenever exports change their meaning; the loader refuses an addon of another number.
-constexpr int kInterfaceVersion = 2;
+constexpr int kInterfaceVersion = 3;
 
 /// probe(): Promise<NativeProbe>, computed on a thread of libuv's pool.
 class ProbeWorker : public Napi::AsyncWorker {

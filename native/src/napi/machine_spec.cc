@@ -15,7 +15,7 @@ constexpr std::size_t kMaxName = 255;
 constexpr std::size_t kMaxCommandLine = 4096;
 constexpr std::size_t kMaxDevices = 32;
 constexpr std::size_t kMaxTag = 36;  // VIRTIO 1.2, 5.11.4
-constexpr std::size_t kMaxListenPorts = 256;
+constexpr std::size_t kMaxVsockPorts = 256;
 /// Whole numbers of JavaScript are exact up to here.
 constexpr std::uint64_t kMaxSafeInteger = (std::uint64_t{1} << 53) - 1;
 constexpr std::uint64_t kMaxPort = std::numeric_limits<std::uint16_t>::max();
@@ -79,9 +79,9 @@ VsockConfig readVsock(Fields& fields) {
   VsockConfig vsock;
   vsock.guestCid = static_cast<std::uint32_t>(fields.number("guestCid", 3, 0xFFFF'FFFE));
   vsock.directory = fields.text("directory", kMaxPath);
-  if (fields.has("listen")) {
-    fields.each("listen", kMaxListenPorts, [&](Fields& entry) {
-      vsock.listen.push_back(static_cast<std::uint32_t>(entry.number("port", 0, 0xFFFF'FFFE)));
+  if (fields.has("ports")) {
+    fields.each("ports", kMaxVsockPorts, [&](Fields& entry) {
+      vsock.ports.push_back(static_cast<std::uint32_t>(entry.number("port", 0, 0xFFFF'FFFE)));
     });
   }
   return vsock;

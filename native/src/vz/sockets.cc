@@ -128,20 +128,27 @@ Result<void> SocketBridge::listen() {
   if (::mkdir(config_.directory.c_str(), 0700) != 0 && errno != EEXIST) {
     return Error::fromErrno("cannot make the folder " + config_.directory);
   }
-  for (const bool firecracker : {false, true}) {
-    const std::string path = config_.directory + (firecracker ? "/vsock.sock" : "/connect");
-    TSHYVE_TRY(const sockaddr_un address, net::unixAddress(path));
-    UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
-    if (!socket) return Error::fromErrno("socket");
-    TSHYVE_CHECK(setUp(socket.get()));
-    // What an earlier run has left; the folder is this machine's alone.
-    ::unlink(path.c_str());
-    if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
-        ::chmod(path.c_str(), 0600) != 0 || ::listen(socket.get(), SOMAXCONN) != 0) {
-      return Error::fromErrno("cannot listen at " + path);
-    }
-    listeners_.push_back({path, firecracker, std::move(socket)});
+  TSHYVE_CHECK(listenAt("connect", false, std::nullopt));
+  TSHYVE_CHECK(listenAt("vsock.sock", true, std::nullopt));
+  for (const std::uint32_t port : config_.ports) {
+    TSHYVE_CHECK(listenAt(virtio::formatVsockAddress({config_.guestCid, port}), false, port));
   }
+  return {};
+}
+
+Result<void> SocketBridge::listenAt(const std::string& name, bool firecracker, std::optional<std::uint32_t> port) {
+  const std::string path = config_.directory + "/" + name;
+  TSHYVE_TRY(const sockaddr_un address, net::unixAddress(path));
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
+  if (!socket) return Error::fromErrno("socket");
+  TSHYVE_CHECK(setUp(socket.get()));
+  // What an earlier run has left; the folder is this machine's alone.
+  ::unlink(path.c_str());
+  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      ::chmod(path.c_str(), 0600) != 0 || ::listen(socket.get(), SOMAXCONN) != 0) {
+    return Error::fromErrno("cannot listen at " + path);
+  }
+  listeners_.push_back({path, firecracker, port, std::move(socket)});
   return {};
 }
 
@@ -214,6 +221,9 @@ void SocketBridge::acceptAll(const Listener& listener) {
                         false,
                         {},
                         std::chrono::steady_clock::now() + kCallerPatience});
+    if (!listener.port) continue;
+    callers_.back().waiting = true;
+    onClient_(callers_.back().id, *listener.port);
   }
 }
 

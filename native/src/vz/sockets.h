@@ -7,6 +7,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -29,8 +30,8 @@ struct FrameSocket {
 Result<FrameSocket> openFrameSocket(const DatagramNetwork& peer);
 
 /// The guest's sockets as unix sockets in a folder, by the names of our own core (virtio/vsock/host_sockets.h): clients
-/// write a line to `connect` or `vsock.sock`; the guest reaches `vsock.sock_<port>` or `00000002.<port in
-/// hexadecimal>`. One thread of its own carries the bytes.
+/// write a line to `connect` or `vsock.sock`, or go to `<cid>.<port>`; the guest reaches `vsock.sock_<port>` or
+/// `00000002.<port in hexadecimal>`. One thread of its own carries the bytes.
 class SocketBridge {
  public:
   /// Called on the bridge's thread for a client that wants a port of the guest; whoever connects calls `joinClient`.
@@ -51,6 +52,7 @@ class SocketBridge {
   struct Listener {
     std::string path;
     bool firecracker = false;
+    std::optional<std::uint32_t> port;  ///< of the guest; where clients say it, none
     UniqueFd socket;
   };
   /// A client that has not said where it wants to go, or waits for the guest.
@@ -74,6 +76,7 @@ class SocketBridge {
 
   explicit SocketBridge(const VsockConfig& config, OnClient onClient);
   Result<void> listen();
+  Result<void> listenAt(const std::string& name, bool firecracker, std::optional<std::uint32_t> port);
   void run();
   void acceptAll(const Listener& listener);
   /// @return false when the caller is to be dropped

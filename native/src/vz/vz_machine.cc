@@ -185,7 +185,7 @@ Result<void> Core::openSockets() {
 }
 
 Result<void> Core::openBridge(const VsockConfig& config) {
-  resources_.listenPorts = config.listen;
+  resources_.listenPorts = config.ports;
   auto onClient = [queue = queue_, weak = weak_from_this()](std::uint64_t id, std::uint32_t port) {
     queue->post([weak, id, port] {
       const auto self = weak.lock();

@@ -387,6 +387,20 @@ TEST_F(VzSocketsTest, ClientsReachTheGuest) {
   }
 }
 
+TEST_F(VzSocketsTest, APortMayHaveASocketOfItsOwn) {
+  config_.vsock->ports = {22, 23};
+  auto machine = running();
+  const UniqueFd caller = client("00000003.00000016");
+  say(caller, "hello");
+  for (int i = 0; i < 5000 && !Matches(Contains("connect 22"))(framework_->calls()); ++i) ::usleep(1000);
+  framework_->onQueue([] {});
+  ASSERT_EQ(hear(guest_, 5), "hello");
+  say(guest_, "world");
+  EXPECT_EQ(hear(caller, 5), "world");
+  // Nobody listens there in the guest.
+  EXPECT_EQ(hear(client("00000003.00000017"), 1), "");
+}
+
 TEST_F(VzSocketsTest, CarriesMuch) {
   auto machine = running();
   const UniqueFd caller = client("vsock.sock");

@@ -68,6 +68,7 @@ test('the native core is given the variables; on Linux it says that it has no fi
     nestedVirtualization: false,
     bridged: false,
     firmware: true,
+    vsock: false,
   };
   expect(await (await selectHypervisor('native')).lacks(extras)).toEqual([
     'The native core boots kernels, not firmware, on Linux: use --tshyve-hypervisor qemu.',

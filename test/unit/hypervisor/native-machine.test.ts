@@ -1,4 +1,6 @@
-import { writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { readdirSync, statSync, writeFileSync } from 'node:fs';
+import { createConnection } from 'node:net';
 import { join, resolve } from 'node:path';
 
 import { afterAll, describe, expect, test } from 'vitest';
@@ -26,6 +28,27 @@ describe.skipIf(nativeCannotRun)('a machine of the native core', () => {
     await machine.kill();
     expect(await machine.exited).toEqual({ reason: 'killed', detail: 'The machine was ended by request.' });
     expect(log).toContain('The guest restarts.');
+  });
+
+  test('has the sockets of its vsock as long as it runs, also when it restarts', async () => {
+    const directory = join(folder, 'vsock');
+    const vsock = { directory, ports: [22, 1024] };
+    const { machine, console } = await bench.launch([print('boot\n'), reset()], {
+      change: (spec) => ({ ...spec, vsock }),
+    });
+    await expect.poll(console).toMatch(/^(boot\n){3}/);
+    await machine.kill();
+    const still = await bench.launch([print('up'), hang()], { change: (spec) => ({ ...spec, vsock }) });
+    await expect.poll(still.console).toBe('up');
+    expect(statSync(directory).mode & 0o777).toBe(0o700);
+    const names = ['00000003.00000016', '00000003.00000400', 'connect', 'vsock.sock'];
+    expect(readdirSync(directory).sort()).toEqual(names);
+    for (const name of names) expect(statSync(join(directory, name)).mode & 0o777).toBe(0o600);
+    // A guest without a driver has nobody to be connected to.
+    const client = createConnection(join(directory, '00000003.00000400')).resume();
+    await once(client, 'close');
+    await still.machine.kill();
+    expect(readdirSync(directory)).toEqual([]);
   });
 
   test('a damaged snapshot is refused', async () => {

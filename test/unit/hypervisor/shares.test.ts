@@ -97,7 +97,14 @@ test("QEMU's guest memory is shared with virtiofsd, and only then", () => {
 });
 
 describe('what a host lacks', () => {
-  const none: Extras = { shares: false, rosetta: false, nestedVirtualization: false, bridged: false, firmware: false };
+  const none: Extras = {
+    shares: false,
+    rosetta: false,
+    nestedVirtualization: false,
+    bridged: false,
+    firmware: false,
+    vsock: false,
+  };
   test.each(hypervisorNames)(
     'on %s, nothing for an ordinary machine, a sentence for each other thing',
     async (name) => {
@@ -109,6 +116,14 @@ describe('what a host lacks', () => {
       ]);
     },
   );
+  test('QEMU has no vsock for its machines', async () => {
+    const qemu = await selectHypervisor('qemu');
+    expect(await qemu.lacks({ ...none, vsock: true })).toEqual([
+      'With QEMU there are no vsock ports (--tshyve-vsock-port): use --tshyve-hypervisor native.',
+    ]);
+    const native = await selectHypervisor('native');
+    expect(await native.lacks({ ...none, vsock: true })).toEqual([]);
+  });
   test('the native core hides virtualization from its guests', async () => {
     const native = await selectHypervisor('native');
     expect(await native.lacks({ ...none, nestedVirtualization: true })).toEqual([

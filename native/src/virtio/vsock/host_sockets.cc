@@ -45,18 +45,10 @@ Result<std::unique_ptr<HostSockets>> HostSockets::create(EventLoop& loop, const 
   // The longest name that will be asked for must fit too, or a port would work and another not.
   const std::string longest = config.directory + "/vsock.sock_4294967295";
   TSHYVE_TRY([[maybe_unused]] const sockaddr_un checked, net::unixAddress(longest));
-  for (const auto& [name, convention] :
-       {std::pair("connect", Convention::kHyperkit), std::pair("vsock.sock", Convention::kFirecracker)}) {
-    Listener& listener = sockets->listeners_.emplace_back();
-    listener.convention = convention;
-    const std::string path = config.directory + "/" + name;
-    // Left by a process that was killed; one that is alive answers.
-    if (connectTo(path)) {
-      return Error{ErrorCode::kBusy, "another process serves the guest's sockets at " + path};
-    }
-    ::unlink(path.c_str());
-    listener.path = path;
-    TSHYVE_CHECK(sockets->listen(listener));
+  TSHYVE_CHECK(sockets->listen("connect", Convention::kHyperkit));
+  TSHYVE_CHECK(sockets->listen("vsock.sock", Convention::kFirecracker));
+  for (const std::uint32_t port : config.ports) {
+    TSHYVE_CHECK(sockets->listen(formatVsockAddress({config.guestCid, port}), Convention::kPort, port));
   }
   return sockets;
 }
@@ -67,7 +59,16 @@ HostSockets::~HostSockets() {
   }
 }
 
-Result<void> HostSockets::listen(Listener& listener) {
+Result<void> HostSockets::listen(const std::string& name, Convention convention, std::uint32_t port) {
+  Listener& listener = listeners_.emplace_back();
+  listener.convention = convention;
+  listener.port = port;
+  listener.path = config_.directory + "/" + name;
+  // Left by a process that was killed; one that is alive answers.
+  if (connectTo(listener.path)) {
+    return Error{ErrorCode::kBusy, "another process serves the guest's sockets at " + listener.path};
+  }
+  ::unlink(listener.path.c_str());
   TSHYVE_TRY(const sockaddr_un address, net::unixAddress(listener.path));
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!socket) return Error::fromErrno("socket");
@@ -92,6 +93,10 @@ void HostSockets::acceptAll(Listener& listener) {
       if (errno == EAGAIN) return;
       // Out of descriptors: the client waits; a level-triggered event would come at once again.
       break;
+    }
+    if (listener.convention == Convention::kPort) {
+      onClient_({std::move(socket), listener.port, false});
+      continue;
     }
     const auto caller = callers_.emplace(callers_.end());
     caller->socket = std::move(socket);

@@ -14,7 +14,8 @@ namespace tshyve::virtio {
 
 /// The host's ends of a guest's sockets, as unix sockets in a folder. Clients reach the guest by
 ///   - `connect`: they write `<cid>.<port>` in hexadecimal and a line feed, and are connected (HyperKit's way);
-///   - `vsock.sock`: they write `CONNECT <port>` and a line feed, and read `OK <host port>` (Firecracker's way).
+///   - `vsock.sock`: they write `CONNECT <port>` and a line feed, and read `OK <host port>` (Firecracker's way);
+///   - `<cid>.<port>` in hexadecimal, for the ports of the config: they are connected at once (HyperKit's way).
 /// The guest reaches servers at `vsock.sock_<port>` (Firecracker) or `00000002.<port in hexadecimal>` (HyperKit).
 /// All on one loop.
 class HostSockets {
@@ -36,10 +37,11 @@ class HostSockets {
   [[nodiscard]] Result<UniqueFd> connect(std::uint32_t port) const;
 
  private:
-  enum class Convention { kHyperkit, kFirecracker };
+  enum class Convention { kHyperkit, kFirecracker, kPort };
   struct Listener {
     std::string path;
     Convention convention = Convention::kHyperkit;
+    std::uint32_t port = 0;  ///< kPort: of the guest
     UniqueFd socket;
     EventLoop::Watch watch;
   };
@@ -53,7 +55,7 @@ class HostSockets {
   using Callers = std::list<Caller>;
 
   HostSockets(EventLoop& loop, const VsockConfig& config, std::function<void(Client)> onClient);
-  Result<void> listen(Listener& listener);
+  Result<void> listen(const std::string& name, Convention convention, std::uint32_t port = 0);
   void acceptAll(Listener& listener);
   void readLine(Callers::iterator caller);
   void onTimer();

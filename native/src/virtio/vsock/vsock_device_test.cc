@@ -237,6 +237,36 @@ TEST_P(VsockFromHost, ReachesTheGuest) {
   EXPECT_EQ(readText(client), "welcome");
 }
 
+TEST_F(VsockDeviceTest, APortMayHaveASocketOfItsOwn) {
+  harness.reset();
+  device.reset();
+  config.ports = {1024, 4'294'967'294};
+  make();
+  EXPECT_FALSE(std::filesystem::exists(folder.path("v/00000003.00000016")));
+  EXPECT_TRUE(std::filesystem::exists(folder.path("v/00000003.fffffffe")));
+  struct stat status {};
+  ASSERT_EQ(::stat(folder.path("v/00000003.00000400").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777U, 0600U);
+  // No guest yet.
+  const UniqueFd early = connectTo(folder.path("v/00000003.00000400"));
+  for (int round = 0; round < 3; round++) loop->runOnce(std::chrono::milliseconds(5));
+  EXPECT_EQ(readText(early), "EOF");
+  start();
+  const UniqueFd client = connectTo(folder.path("v/00000003.00000400"));
+  sendText(client, "hello");
+  const auto request = receive();
+  ASSERT_TRUE(request);
+  EXPECT_EQ(static_cast<Operation>(request->header.operation), Operation::kRequest);
+  EXPECT_EQ(request->header.destinationPort, 1024U);
+  const std::uint32_t port = request->header.sourcePort;
+  send(Operation::kResponse, port, 1024);
+  const auto data = receive();
+  ASSERT_TRUE(data);
+  EXPECT_EQ(data->data, toBytes("hello"));
+  send(Operation::kData, port, 1024, toBytes("welcome"));
+  EXPECT_EQ(readText(client), "welcome");
+}
+
 TEST_P(VsockFromHost, IsTurnedAway) {
   const std::string path = folder.path(GetParam() ? "v/vsock.sock" : "v/connect");
   const std::string line = GetParam() ? "CONNECT 1024\n" : "00000003.00000400\n";
