@@ -22,7 +22,7 @@ done=0 failures=0
 # A boot for each round: with two processors the lab machine lives for ten minutes on average (README.md).
 while [ $done -lt "$rounds" ]; do
 	echo "Round $((done + 1)) of $rounds"
-	if "$here/run.sh" --cpus 2 --timeout 900 --results "$results" -- node test/lab/runner/out/bench.cjs 2; then
+	if "$here/run.sh" --cpus 2 --timeout 420 --results "$results" -- node test/lab/runner/out/bench.cjs 2; then
 		done=$((done + 1))
 		mv "$results/figures.json" "$results/figures-$done.json"
 	else
