@@ -72,7 +72,7 @@ export interface VirtualMachine {
   readonly accelerator: string;
   /** In force; none where the machine is not reached through ports of the host. */
   readonly forwards: readonly PortForward[];
-  /** Settles when the machine is gone; never rejects. */
+  /** Settles when the machine is gone, which a guest that restarts is not; never rejects. */
   readonly exited: Promise<VmExit>;
   /** @throws TshyveError `precondition` when no host port can be had, or the machine is not reached through them */
   addForward(spec: PortForwardSpec): Promise<PortForward>;

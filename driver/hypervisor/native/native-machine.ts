@@ -27,8 +27,8 @@ export async function launchNative(addon: NativeAddon, spec: VmSpec, options: La
 }
 
 /**
- * One machine for its user, one core machine after the other underneath: a guest that asks for a reset gets a fresh
- * one with the same forwards, as QEMU resets in place. All changes happen one after the other.
+ * One machine for its user, one core machine after the other underneath: a guest that asks for a reset, or makes a triple
+ * fault, gets a fresh one with the same forwards, as QEMU resets in place. All changes happen one after the other.
  */
 class NativeVirtualMachine implements VirtualMachine {
   readonly pid = undefined;
@@ -205,7 +205,7 @@ class NativeVirtualMachine implements VirtualMachine {
       await this.#end({ reason, detail: asSentence(event.detail) });
       return;
     }
-    this.#options.log.info('The guest restarts.');
+    this.#options.log.info(asSentence(event.detail));
     try {
       await this.#machine?.close();
       this.#machine = undefined;

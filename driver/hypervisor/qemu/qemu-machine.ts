@@ -55,7 +55,7 @@ export async function launchQemu(
       options.signal,
     );
     const ports = spec.network.mode === 'user' ? new ForwardTable(spec.network.hostAddress, qemuPorts(qmp)) : undefined;
-    const machine = new QemuMachine(process_, qmp, accelerator, options.runDirectory, ports);
+    const machine = new QemuMachine(process_, qmp, accelerator, options, ports);
     if (restoreFrom !== undefined) await restoreMachine(qmp, options.runDirectory, restoreFrom);
     if (spec.network.mode === 'user') for (const forward of spec.network.forwards) await machine.addForward(forward);
     await options.beforeStart?.();
@@ -137,7 +137,7 @@ class QemuMachine implements VirtualMachine {
     process_: QemuProcess,
     qmp: QmpClient,
     accelerator: string,
-    runDirectory: string,
+    { runDirectory, log }: Pick<LaunchOptions, 'runDirectory' | 'log'>,
     ports: ForwardTable | undefined,
   ) {
     this.#ports = ports;
@@ -148,6 +148,8 @@ class QemuMachine implements VirtualMachine {
     qmp.on('event', (event: QmpEvent) => {
       const reason = event.data['reason'];
       if (event.event === 'SHUTDOWN') this.#shutdownReason = typeof reason === 'string' ? reason : 'unknown';
+      // Asked for, or after a triple fault: QEMU does not tell which.
+      if (event.event === 'RESET') log.info('The guest restarts.');
     });
     this.exited = process_.ended.then((how) => this.#classify(how));
   }

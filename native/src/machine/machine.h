@@ -15,9 +15,9 @@ namespace tshyve {
 /// Why a machine has ended.
 enum class ExitReason {
   kShutdown,  ///< the guest powered off
-  kReset,     ///< the guest asked for a restart
+  kReset,     ///< the guest asked for a restart, or made a triple fault, which resets a PC
   kKilled,    ///< `stop` was called
-  kCrashed,   ///< triple fault, a KVM failure, a device that cannot go on
+  kCrashed,   ///< a KVM failure, a device that cannot go on
 };
 
 struct ConsoleOutput {

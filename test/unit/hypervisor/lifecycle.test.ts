@@ -9,7 +9,7 @@ import { afterAll, describe, expect, test } from 'vitest';
 import type { VmSpec } from '../../../driver/hypervisor/index.js';
 import { VpnkitPeer } from '../../vpnkit-peer.js';
 import { Bench, nativeCannotRun } from './bench.js';
-import { alphabet, delay, hang, print, reset } from './tiny-guest.js';
+import { alphabet, delay, hang, print, reset, tripleFault } from './tiny-guest.js';
 
 /** What every backend does alike, with a real machine each. */
 describe.each([
@@ -31,6 +31,17 @@ describe.each([
         network: { ...spec.network, forwards: [{ name: 'ssh', guestPort: 22, hostPorts }] },
       };
     };
+
+    test.each([
+      ['asks for it', reset()],
+      ['makes a triple fault', tripleFault()],
+    ])('restarts in place when the guest %s, until it is killed', async (_, code) => {
+      const { machine, console, log } = await bench.launch([print('boot\n'), delay(100_000), code]);
+      await expect.poll(console).toMatch(/(boot[^]*){3}/);
+      await machine.kill();
+      expect(await machine.exited).toEqual({ reason: 'killed', detail: 'The machine was ended by request.' });
+      expect(log.filter((line) => line.includes('restart')).length).toBeGreaterThan(1);
+    });
 
     test('listens at the first host port that is free, also after a restart of the guest, and no longer', async () => {
       const address = '127.64.99.1';

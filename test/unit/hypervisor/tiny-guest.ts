@@ -23,6 +23,8 @@ export const print = (text: string): Code => [...port(SERIAL), ...[...Buffer.fro
 export const powerOff = (): Code => [...port(POWER), ...out(0x34), ...hang()];
 /** By the keyboard controller, as every PC does it. */
 export const reset = (): Code => [...port(KEYBOARD), ...out(0xfe), ...hang()];
+/** An invalid instruction, with nothing to handle it: a triple fault. */
+export const tripleFault = (): Code => [0x0f, 0x0b];
 /** hlt; jmp $-1 */
 export const hang = (): Code => [0xf4, 0xeb, 0xfd];
 /** mov ecx, n; dec ecx; jnz $-2: two instructions a round */
