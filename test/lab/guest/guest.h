@@ -20,6 +20,8 @@ void configureNetwork(void);
 _Noreturn void writeRecords(void);
 // Measures /dev/vda.
 void measureDisk(void);
+// Uses the shared folders `share0` and `share1`, the second read-only. Returns whether a guest has written there before.
+bool useShares(void);
 // Measures a TCP connection to `lab.peer=A.B.C.D:PORT`, both ways.
 void measureStream(void);
 

@@ -19,6 +19,8 @@ export interface GuestOptions {
   readonly words?: string;
   /** Raw images, the first is vda. */
   readonly disks?: readonly string[];
+  /** Folders for the guest, `share0` and so on (`native` and `qemu`). */
+  readonly shares?: readonly { readonly directory: string; readonly readOnly: boolean }[];
   /** A user-mode network; without it QEMU's machines have none. tshyve's always have one. */
   readonly network?: boolean;
   /** `core` only: attaches to this tap instead. */
@@ -197,6 +199,7 @@ export class Guest {
       },
       disks: (options.disks ?? []).map((path, index) => ({ id: `disk${String(index)}`, path, readOnly: false })),
       network: { mode: 'user', mac: '02:00:00:00:00:01', hostname: 'guest', hostAddress: '127.0.0.2', forwards: [] },
+      shares: (options.shares ?? []).map((share, index) => ({ tag: `share${String(index)}`, ...share })),
     };
     const path = join(this.#folder, 'spec.json');
     writeFileSync(path, JSON.stringify(spec));
