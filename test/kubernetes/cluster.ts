@@ -5,7 +5,7 @@ import { expect } from 'vitest';
 import { run } from '../../driver/base/index.js';
 import { type World, image } from '../minikube/world.js';
 
-const seed = resolve(import.meta.dirname, '../../integrations/minikube/seed/seed.sh');
+const script = resolve(import.meta.dirname, '../../integrations/minikube/seed/seed.sh');
 
 /** A condition of a node or a pod. */
 interface Condition {
@@ -34,27 +34,48 @@ export class Cluster {
     this.#profile = profile;
   }
 
+  /** Runs seed.sh for the world's cache, expects success and returns what it wrote. */
+  async seed(...args: string[]): Promise<string> {
+    // Not in the world's own HOME, as the user's leads to the caches of Go and of the seed.
+    const { code, stdout, stderr } = await run(script, ['--minikube-home', this.#world.home, ...args], {
+      timeoutMs: 3_500_000,
+    });
+    expect(code, stdout + stderr).toBe(0);
+    return stdout;
+  }
+
   /** Opens the world, with the seeded cache and the network that nodes need. */
   async prepare(): Promise<void> {
     await this.#world.open();
-    // Not in the world's own HOME, as the user's leads to the caches of Go and of the seed.
-    const seeded = await run(seed, ['--minikube-home', this.#world.home], { timeoutMs: 3_500_000 });
-    expect(seeded.code, seeded.stdout + seeded.stderr).toBe(0);
+    await this.seed();
     expect(await this.#world.tshyve('network', 'up', 'shared')).toMatchObject({ code: 0 });
   }
 
-  /** `minikube start`. There is no limit but the test's own: emulated processors are ten times slower than real ones. */
-  start(...more: string[]): Promise<void> {
-    return this.patiently(
-      ...['start', '--driver=tshyve', '--container-runtime=containerd', '--preload=false', '--network=shared'],
-      ...[`--iso-url=file://${image}`, '--cpus=2', '--disk-size=8000', '--interactive=false', '--force'],
-      ...['--wait-timeout=30m', ...more],
-    );
+  /** `minikube start` with Kubernetes out of the cache. */
+  startArgs(...more: string[]): string[] {
+    const machine = [
+      '--driver=tshyve',
+      '--network=shared',
+      `--iso-url=file://${image}`,
+      '--cpus=2',
+      '--disk-size=8000',
+    ];
+    const cluster = ['--container-runtime=containerd', '--preload=false', '--wait-timeout=30m'];
+    return ['start', '-p', this.#profile, ...machine, ...cluster, '--interactive=false', '--force', ...more];
   }
 
-  /** Runs minikube without a limit, and expects success. */
-  async patiently(...args: string[]): Promise<void> {
-    const { output, ended } = this.#world.spawn(...args, '-p', this.#profile);
+  start(...more: string[]): Promise<void> {
+    return this.#patiently(this.startArgs(...more));
+  }
+
+  /** Runs minikube for this profile, and expects success. */
+  patiently(...args: string[]): Promise<void> {
+    return this.#patiently([...args, '-p', this.#profile]);
+  }
+
+  /** There is no limit but the test's own: emulated processors are ten times slower than real ones. */
+  async #patiently(args: readonly string[]): Promise<void> {
+    const { output, ended } = this.#world.spawn(...args);
     expect(await ended, output()).toBe(0);
   }
 

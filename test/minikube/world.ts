@@ -15,7 +15,7 @@ export const image = join(root, 'iso/out/tshyve-minikube-amd64.iso');
 const missing = [minikube, image, join(root, 'dist/tshyve.cjs')].filter((path) => !existsSync(path));
 export const cannotRun = process.env['CI'] !== 'true' && (missing.length > 0 || process.getuid?.() !== 0);
 if (cannotRun)
-  console.warn(`These tests need root, ${missing.join(', ') || 'nothing else'}: run scripts/test.sh --minikube`);
+  console.warn(`These tests need ${['root', ...missing].join(', ')}: run scripts/test.sh --minikube or --kubernetes`);
 
 export interface Result {
   readonly code: number | null;
