@@ -88,4 +88,16 @@ export class Cluster {
     const told: unknown = JSON.parse(await this.kubectl('get', ...query, '-o', 'json'));
     return (told as { items: Item[] }).items;
   }
+
+  /** Waits until the nodes or pods of a query are ready. */
+  async ready(...query: string[]): Promise<void> {
+    await this.kubectl('wait', '--for=condition=Ready', ...query, '--timeout=9m');
+  }
+
+  /** Asks the cluster's DNS from a node, through its service; returns the answer. */
+  async lookUp(name: string, node: string): Promise<string> {
+    const service = ['service', '-n', 'kube-system', 'kube-dns', '-o', 'jsonpath={.spec.clusterIP}'];
+    const dns = await this.kubectl('get', ...service);
+    return this.#world.ssh(this.#profile, `busybox nslookup -type=a ${name} ${dns}`, '-n', node);
+  }
 }

@@ -43,8 +43,9 @@ describe.skipIf(cannotRun)('a second node of Kubernetes, without a network', () 
       const file = join(world.folder, node);
       writeFileSync(file, bridge(subnet(index)));
       await world.ok('cp', '-p', profile, file, `${node}:/etc/cni/net.d/10-pods.conflist`);
+      // One after the other: the pod of CoreDNS must find its place on the first, which has its image.
+      await cluster.ready(`node/${node}`);
     }
-    await cluster.kubectl('wait', '--for=condition=Ready', 'node', '--all', '--timeout=600s');
     expect((await cluster.items('nodes')).map(isReady)).toEqual([true, true]);
   });
 
@@ -60,12 +61,20 @@ describe.skipIf(cannotRun)('a second node of Kubernetes, without a network', () 
     const overrides = JSON.stringify({ spec: { nodeName: nodes[1] } });
     const image = ['--image=registry.k8s.io/pause:3.10.1', '--image-pull-policy=Never'];
     await cluster.kubectl('run', 'there', ...image, `--overrides=${overrides}`);
-    await cluster.kubectl('wait', '--for=condition=Ready', 'pod/there', '--timeout=600s');
+    await cluster.ready('pod/there');
     const address = await cluster.kubectl('get', 'pod', 'there', '-o', 'jsonpath={.status.podIP}');
     expect(address).toMatch(/^10\.244\.1\./);
     const second = (await world.ok('ip', '-p', profile, '-n', nodes[1])).trim();
     await world.ssh(profile, `sudo ip route add ${subnet(1)} via ${second}`);
     await world.ssh(profile, `sudo busybox ping -c 1 -W 5 ${address}`);
+  });
+
+  test('a service answers on the second', async () => {
+    await cluster.ready('pod', '--all', '-n', 'kube-system');
+    const first = (await world.ok('ip', '-p', profile)).trim();
+    await world.ssh(profile, `sudo ip route add ${subnet(0)} via ${first}`, '-n', nodes[1]);
+    const answer = await cluster.lookUp('kubernetes.default.svc.cluster.local', nodes[1]);
+    expect(answer).toMatch(/Address: 10\.96\.0\.1\b/);
   });
 
   test('node delete takes its machine away', async () => {

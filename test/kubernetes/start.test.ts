@@ -1,3 +1,6 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
 import { World, cannotRun } from '../minikube/world.js';
@@ -6,6 +9,7 @@ import { Cluster, isReady } from './cluster.js';
 describe.skipIf(cannotRun)('Kubernetes from the seeded cache, without a network', () => {
   const world = new World();
   const profile = 'kube';
+  const claim = 'claim';
   const cluster = new Cluster(world, profile);
   const start = () => cluster.start('--cni=bridge', '--memory=2600', '--wait=all');
   beforeAll(() => cluster.prepare(), 3_600_000);
@@ -29,11 +33,20 @@ describe.skipIf(cannotRun)('Kubernetes from the seeded cache, without a network'
   test('a pod runs, and a name of the cluster resolves through a service', async () => {
     // There is no registry: what is in the guest is all there is.
     await cluster.kubectl('run', 'still', '--image=registry.k8s.io/pause:3.10.1', '--image-pull-policy=Never');
-    await cluster.kubectl('wait', '--for=condition=Ready', 'pod/still', '--timeout=300s');
-    const service = ['service', '-n', 'kube-system', 'kube-dns', '-o', 'jsonpath={.spec.clusterIP}'];
-    const dns = await cluster.kubectl('get', ...service);
-    const name = 'kubernetes.default.svc.cluster.local';
-    expect(await world.ssh(profile, `busybox nslookup -type=a ${name} ${dns}`)).toMatch(/Address: 10\.96\.0\.1\b/);
+    await cluster.ready('pod/still');
+    expect(await cluster.lookUp('kubernetes.default.svc.cluster.local', profile)).toMatch(/Address: 10\.96\.0\.1\b/);
+  });
+
+  test('a claim of storage is met, with a folder of the node', async () => {
+    const spec = { accessModes: ['ReadWriteOnce'], resources: { requests: { storage: '8Mi' } } };
+    const file = join(world.folder, 'claim.json');
+    writeFileSync(
+      file,
+      JSON.stringify({ apiVersion: 'v1', kind: 'PersistentVolumeClaim', metadata: { name: claim }, spec }),
+    );
+    await cluster.kubectl('apply', '-f', file);
+    await cluster.kubectl('wait', '--for=jsonpath={.status.phase}=Bound', `pvc/${claim}`, '--timeout=9m');
+    await world.ssh(profile, `echo kept | sudo tee /tmp/hostpath-provisioner/default/${claim}/note`);
   });
 
   test('pause holds the control plane still, unpause lets it go on', async () => {
@@ -48,7 +61,8 @@ describe.skipIf(cannotRun)('Kubernetes from the seeded cache, without a network'
     await world.ok('stop', '-p', profile);
     expect((await world.status(profile)).nodes).toMatchObject([{ Host: 'Stopped' }]);
     await start();
-    await cluster.kubectl('wait', '--for=condition=Ready', 'pod/still', '--timeout=300s');
+    await cluster.ready('pod/still');
     expect((await systemPods()).length).toBeGreaterThanOrEqual(6);
+    expect(await world.ssh(profile, `cat /tmp/hostpath-provisioner/default/${claim}/note`)).toBe('kept');
   });
 });
