@@ -122,7 +122,7 @@ if [ ! -e "$made/SHA256SUMS" ] || ! (cd "$made" && sha256sum --status -c SHA256S
 	phase 'CoreDNS'
 	build "$here/coredns" '' coredns github.com/coredns/coredns
 	phase 'storage provisioner, pause'
-	build "$here/.." "-X k8s.io/minikube/pkg/storage.version=$storage_provisioner_version" storage-provisioner k8s.io/minikube/cmd/storage-provisioner
+	build "$here/.." '' storage-provisioner ./seed/storage-provisioner
 	build "$here/.." '' pause ./seed/pause
 	phase 'iptables from Debian'
 	if ! PATH=$PATH:/usr/sbin:/sbin command -v mmdebstrap >/dev/null; then

@@ -36,7 +36,7 @@ var recipes = map[string]recipe{
 	"etcd":                    {program: "etcd", folder: programFolder, module: "go.etcd.io/etcd/server/v3"},
 	"coredns":                 {program: "coredns", folder: "/", command: []string{"/coredns"}, module: "github.com/coredns/coredns"},
 	"pause":                   {program: "pause", folder: "/", command: []string{"/pause"}, user: "65535:65535"},
-	// Its tag counts on its own; the program is of minikube's release.
+	// Its tag counts on its own.
 	"storage-provisioner": {program: "storage-provisioner", folder: "/", command: []string{"/storage-provisioner"}},
 }
 
