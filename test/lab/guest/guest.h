@@ -22,6 +22,8 @@ _Noreturn void writeRecords(void);
 void measureDisk(void);
 // Uses the shared folders `share0` and `share1`, the second read-only. Returns whether a guest has written there before.
 bool useShares(void);
+// Echoes to the first connection to vsock port `lab.port`, then says a line to the host's port of that number.
+void useVsock(void);
 // Measures a TCP connection to `lab.peer=A.B.C.D:PORT`, both ways.
 void measureStream(void);
 

@@ -251,6 +251,7 @@ int main(void) {
   else if (strcmp(task, "write") == 0) waitForDisk(), writeRecords();
   else if (strcmp(task, "disk") == 0) waitForDisk(), measureDisk();
   else if (strcmp(task, "stream") == 0) configureNetwork(), measureStream();
+  else if (strcmp(task, "vsock") == 0) useVsock();
   else if (strcmp(task, "shares") == 0 && !useShares()) powerOff(RB_AUTOBOOT);
   say("done");
   powerOff(RB_POWER_OFF);

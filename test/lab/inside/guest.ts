@@ -21,6 +21,8 @@ export interface GuestOptions {
   readonly disks?: readonly string[];
   /** Folders for the guest, `share0` and so on (`native` and `qemu`). */
   readonly shares?: readonly { readonly directory: string; readonly readOnly: boolean }[];
+  /** Ports of its vsock, whose sockets go into the folder (`native` only). */
+  readonly vsock?: { readonly directory: string; readonly ports: readonly number[] };
   /** A user-mode network; without it QEMU's machines have none. tshyve's always have one. */
   readonly network?: boolean;
   /** `core` only: attaches to this tap instead. */
@@ -199,6 +201,7 @@ export class Guest {
       },
       disks: (options.disks ?? []).map((path, index) => ({ id: `disk${String(index)}`, path, readOnly: false })),
       network: { mode: 'user', mac: '02:00:00:00:00:01', hostname: 'guest', hostAddress: '127.0.0.2', forwards: [] },
+      ...(options.vsock === undefined ? {} : { vsock: options.vsock }),
       shares: (options.shares ?? []).map((share, index) => ({ tag: `share${String(index)}`, ...share })),
     };
     const path = join(this.#folder, 'spec.json');
