@@ -7,8 +7,11 @@ import type { Listener } from './listener.js';
 import { type Call, RpcConnection } from './netrpc/index.js';
 import { type Method, findMethod } from './service.js';
 
-/** libmachine's server ends itself when no heartbeat came for this long; clients send one every 5 s. */
-const HEARTBEAT_TIMEOUT_MS = 10_000;
+/**
+ * Clients send a heartbeat every 5 s; libmachine's server ends itself after 10 s without. On a busy machine either process
+ * may wait that long for its turn, and a client that dies closes the connection.
+ */
+const HEARTBEAT_TIMEOUT_MS = 60_000;
 /** A timer that fires later than this part of its time says that the process did not run. */
 const LATE = 0.1;
 /** How long an aborted operation may clean up before the process ends anyway. */
