@@ -8,11 +8,15 @@ import {
 import type { CreateFlag, FlagValue, TshyveDriver } from '../machine/index.js';
 import type { Context } from './context.js';
 
-/** `tshyve create NAME`: makes a machine and sets up Docker in it. A failed create leaves nothing behind. */
+/**
+ * `tshyve create NAME`: makes a machine and sets up Docker in it. A failed create leaves nothing behind.
+ * @param flags what was said; the environment, by each flag's variable, says the rest
+ */
 export async function create(context: Context, name: string, flags: ReadonlyMap<string, FlagValue>): Promise<void> {
   const { store, operation } = context;
   const driver = await store.prepare(name);
-  driver.setConfigFromFlags(flags);
+  const unsaid = driver.createFlags().filter((flag) => !flags.has(flag.name));
+  driver.setConfigFromFlags(new Map([...fromEnvironment(unsaid), ...flags]));
   const started = performance.now();
   operation.log.info(`Creating machine "${name}"`);
   await driver.preCreateCheck(operation);
@@ -60,6 +64,16 @@ async function setUpDocker(
   } finally {
     session.close();
   }
+}
+
+/** @throws TshyveError `usage` */
+function fromEnvironment(flags: readonly CreateFlag[]): Map<string, FlagValue> {
+  const values = new Map<string, FlagValue>();
+  for (const flag of flags) {
+    const text = process.env[flag.envVar] ?? '';
+    if (text !== '') values.set(flag.name, parseFlag(flag, text, flag.envVar));
+  }
+  return values;
 }
 
 /**

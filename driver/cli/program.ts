@@ -198,10 +198,7 @@ function addCreate(program: Command, action: Action): void {
       const values = new Map<string, FlagValue>();
       for (const flag of flags) {
         const value = options[camelCase(flag.name)] ?? options[camelCase(flag.name.replace(/^tshyve-/, ''))];
-        const fromEnvironment = process.env[flag.envVar];
         if (value !== undefined) values.set(flag.name, value);
-        else if (fromEnvironment !== undefined && fromEnvironment !== '')
-          values.set(flag.name, parseFlag(flag, fromEnvironment, flag.envVar));
       }
       return create(context, machine, values);
     }),
