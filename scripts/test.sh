@@ -19,8 +19,8 @@ core. Each option below runs a part, and nothing else:
   --firmware    boots images by EFI firmware (six minutes)
   --arm64       builds the arm64 guest image and boots it in emulation (ten minutes)
   --minikube    builds a minikube with our driver and its guest image, and drives machines with it (half an hour; Go 1.26)
-  --kubernetes  builds Kubernetes for minikube's cache and starts a node from it without a network (half an hour, the first
-                time three quarters; Go 1.26)
+  --kubernetes  builds Kubernetes for minikube's cache and starts nodes from it without a network (three quarters of an hour
+                on a host that does nothing else, the first time an hour; Go 1.26)
 EOF
 	exit 0
 	;;
