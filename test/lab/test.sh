@@ -76,5 +76,6 @@ run test/e2e/docker-machine.test.ts
 if [ $short = no ]; then
 	run test/lab/inside/shares.test.ts test/lab/inside/vsock.test.ts
 	run test/e2e/suspend.test.ts
+	run test/e2e/tshyve.test.ts
 fi
 exit "$failed"
