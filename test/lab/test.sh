@@ -8,12 +8,12 @@ case ${1:-} in
 Usage: test/lab/test.sh [--short] [--reports DIR] [VITEST ARGUMENT...]
 
 Builds the lab machine if needed, boots it, runs in it the tests of test/lab/inside and the end-to-end tests of
-docker-machine and of suspending, here on the native core, each part in a boot of its own. --short leaves out the newest
-kernel, all but the boots of the generic one, a test of all memory, most kills, shared folders, vsock, and the end-to-end tests but
-those of docker-machine. --reports names the folder for vitest's JSON reports. With further arguments there is one boot, and
-they go to vitest: -t PATTERN, or the name of a file to run only that, such as test/e2e/suspend.test.ts. LAB_KERNEL names
-the only stock kernel to be booted, LAB_KILLS says how often a machine is killed under a write load (default 10; 100 take a
-quarter of an hour).
+docker-machine, of suspending and of the tshyve command, here on the native core, each part in a boot of its own.
+--short leaves out the newest kernel, all but the boots of the generic one, a test of all memory, most kills, shared folders,
+vsock, and the end-to-end tests but those of docker-machine. --reports names the folder for vitest's JSON reports.
+With further arguments there is one boot, and they go to vitest: -t PATTERN, or the name of a file to run only that, such as
+test/e2e/suspend.test.ts. LAB_KERNEL names the only stock kernel to be booted, LAB_KILLS says how often a machine is killed
+under a write load (default 10; 100 take a quarter of an hour).
 EOT
 	exit 0
 	;;
